@@ -1,0 +1,43 @@
+# `make repro` and `make test` need nothing but Python 3.11 and a network for the first install.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+# The trainer sets its own thread count; two stages at once share the cores.
+unexport OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
+
+.PHONY: help repro test test-slow smoke lint lock
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@echo "The pipeline's own commands: .venv/bin/python -m harness --help"
+
+.venv/.ok: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "Python 3.11 is needed, found: $$($(PYTHON) --version 2>&1). Give one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "Installing into .venv from requirements.lock (some minutes, once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+repro: .venv/.ok  ## run the whole pipeline (what is stale of it), print the verdicts and where the report is
+	@python -m harness repro --jobs $(JOBS)
+	@python -m harness verdicts
+
+test: .venv/.ok  ## the test suite
+	@OMP_NUM_THREADS=1 python -m pytest
+
+test-slow: .venv/.ok  ## the tests that take minutes
+	@OMP_NUM_THREADS=1 python -m pytest -m slow --timeout=1800
+
+smoke: .venv/.ok  ## the whole pipeline on a tiny preset, in a copy under .smoke
+	@scripts/smoke.sh $(JOBS)
+
+lint: .venv/.ok  ## ruff and pyright
+	@ruff check harness tests
+	@ruff format --check harness tests
+	@pyright
+
+lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 -o requirements.lock

@@ -1,0 +1,174 @@
+"""`python -m harness compare EXPERIMENT`: from `results/` to `comparisons/<experiment>/`, all that the report reads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.comparison import tables
+from harness.comparison.curves import AXES, common_budget, curve_of, curve_table
+from harness.comparison.declaration import Declaration, load_declaration
+from harness.comparison.judge import judge, strongest_baseline
+from harness.comparison.results import Result, Results, read_results
+from harness.config.metrics import METRICS
+from harness.config.structure import to_dict
+from harness.errors import HarnessError
+from harness.io import atomic_write_bytes, atomic_write_text, read_json, write_json
+
+REPORT = Path("reports/index.html")
+CLIP_ROWS = 4
+MARKS = {"supported": "+", "not supported": "-", "undecided": "?"}
+
+
+def main(experiment: str, root: str | Path = ".") -> Path:
+    """Compare the arms of one experiment and write its folder under `comparisons/`; returns the folder.
+
+    Raises:
+        HarnessError: if the declaration is wrong, results are missing, or they do not compare.
+    """
+    root = Path(root)
+    declaration = load_declaration(experiment, root)
+    results = read_results(declaration, root)
+    folder = root / "comparisons" / experiment
+    columns = clip_columns(declaration, results)
+    comparison, curves = compare(declaration, results)
+    comparison["clips"] = _copy_clips(columns, folder / "clips")
+    comparison = rounded(comparison)
+    atomic_write_text(folder / "curves.csv", curves)
+    write_json(folder / "comparison.json", comparison)
+    return folder
+
+
+def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any], str]:
+    """The whole comparison as plain data, and the curves as CSV text."""
+    curves = [curve_of(arm, seed, r) for arm, seeds in results.arms.items() for seed, r in seeds.items()]
+    budget = tables.budget(declaration, results)
+    parity = None
+    if not budget["equal"]:
+        parity = f"budgets differ: {budget['unit']} from {budget['low']:g} to {budget['high']:g}"
+    comparison = {
+        "schema": 1,
+        "experiment": declaration.name,
+        "declaration": to_dict(declaration),
+        "primary": declaration.primary,
+        "arms": [{"name": name, **to_dict(arm)} for name, arm in declaration.arms.items()],
+        "metrics": [
+            {"name": name, "role": use.role, **to_dict(METRICS[name])} for name, use in declaration.metrics.items()
+        ],
+        "protocol": results.teacher.cards["protocol"],
+        "fingerprints": {
+            arm: {str(seed): r.manifest.get("fingerprint") for seed, r in seeds.items()}
+            for arm, seeds in results.arms.items()
+        },
+        "hypotheses": judge(declaration, results, curves, parity),
+        "common_budget": {axis: common_budget(curves, axis) for axis in AXES},
+        "paired": tables.paired_table(declaration, results),
+        "models": tables.models_table(declaration, results),
+        "against": tables.against_baselines(declaration, results),
+        "guardrails": tables.guardrails(declaration, results),
+        "by_frame": tables.by_frame(results),
+        "settings": tables.settings(declaration, results),
+        "budget": budget,
+        "provenance": tables.provenance(results),
+    }
+    return comparison, curve_table(curves, declaration.metrics)
+
+
+def rounded(value: Any) -> Any:
+    """Every float to ten significant digits: below that, processors differ, and the files should not."""
+    match value:
+        case float():
+            return float(f"{value:.10g}")
+        case dict():
+            return {key: rounded(item) for key, item in value.items()}
+        case list() | tuple():
+            return [rounded(item) for item in value]
+    return value
+
+
+def clip_columns(declaration: Declaration, results: Results) -> list[dict[str, Any]]:
+    """The models shown side by side, always of the first declared seed: nobody picks a lucky one."""
+    first, metric = declaration.seeds[0], declaration.primary
+    arm = next(iter(declaration.arms))
+    columns = [("real", results.teacher, "real", None), ("teacher", results.teacher, "teacher", None)]
+    for group, source in (("cut_teacher", results.teacher), ("causal_sft", results.causal_sft[first])):
+        side = strongest_baseline(results, arm, group, metric, declaration.analysis.confidence)
+        if side is not None:
+            columns.append((group, source, side.model, None))
+    columns += [(arm, seeds[first], "student", declaration.arms[arm].label) for arm, seeds in results.arms.items()]
+    return [_clip_column(name, result, model, label) for name, result, model, label in columns]
+
+
+def _clip_column(name: str, result: Result, model: str, label: str | None) -> dict[str, Any]:
+    card = result.cards["models"][model]
+    sources = [result.folder / clip for clip in card.get("clips", [])[:CLIP_ROWS]]
+    return {
+        "name": name,
+        "label": label or card["label"],
+        "forwards": card.get("denoiser_forwards_per_video"),
+        "prompts": result.cards.get("prompts", [])[:CLIP_ROWS],
+        "sources": sources,
+    }
+
+
+def _copy_clips(columns: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Copy the clips of all columns into one folder, which is made anew, and say which file is whose."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    copied = []
+    for column in columns:
+        files = []
+        for i, source in enumerate(column["sources"]):
+            if not source.is_file():
+                raise HarnessError(f"{source}: the card names this clip, but it is missing; evaluate the target again")
+            name = f"{column['name']}_{i}.webp"
+            atomic_write_bytes(folder / name, source.read_bytes())
+            files.append(f"clips/{name}")
+        copied.append({**{k: v for k, v in column.items() if k != "sources"}, "files": files})
+    return copied
+
+
+def load_comparisons(root: str | Path = ".") -> dict[str, dict[str, Any]]:
+    """All comparisons by name of experiment, in order.
+
+    Raises:
+        HarnessError: if there is none, or one cannot be read.
+    """
+    files = sorted((Path(root) / "comparisons").glob("*/comparison.json"))
+    if not files:
+        raise HarnessError(
+            f"{Path(root) / 'comparisons'}: no comparison yet; run `python -m harness compare EXPERIMENT`"
+        )
+    return {file.parent.name: read_json(file) for file in files}
+
+
+def verdict_lines(comparisons: dict[str, dict[str, Any]]) -> list[str]:
+    """What all comparisons found, for the terminal."""
+    lines: list[str] = []
+    for name, comparison in comparisons.items():
+        lines += [f"{name}: {comparison['declaration']['question']}"]
+        for h in comparison["hypotheses"]:
+            lines.append(f"  [{MARKS[h['on']['updates']['outcome']]}] {h['statement']}")
+            lines.append(f"      {h['summary']}: {_gain_in_words(h)}")
+        lines.append("")
+    return lines
+
+
+def _gain_in_words(h: dict[str, Any]) -> str:
+    on = h["on"]["updates"]
+    label = METRICS[h["metric"]].label
+    if on["gain"] is None:
+        return on["reason"]
+    g = on["gain"]
+    span = "" if g["low"] is None else f" [{g['low']:.3g}, {g['high']:.3g}]"
+    side = "better" if g["value"] >= 0 else "worse"
+    return (
+        f"{label} {side} than {h['against_label']} by {abs(g['value']):.3g}, interval of the gain{span}, n = {g['n']}"
+    )
+
+
+def print_verdicts(root: str | Path = ".") -> None:
+    """Print every verdict and the path of the report."""
+    print("\n".join(verdict_lines(load_comparisons(root))))
+    print(f"Report: {(Path(root) / REPORT).resolve()}")

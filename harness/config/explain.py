@@ -1,0 +1,250 @@
+"""What a configuration will do, in words and numbers, before anything runs.
+
+Everything is computed in closed form from the configuration: no model is built and no data is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from harness.config.load import load_params, resolve_file, resolve_target
+from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, Preset, RolloutConfig, RunConfig, SFTConfig
+
+Line = tuple[str, str]  # a heading of a few words, and what there is to say
+
+
+def warped_timesteps(indices: Sequence[int], shift: float) -> list[float]:
+    """Timesteps t in 0…1000 of table indices k: `1000·s·u / (1 + (s − 1)·u)`, `u = k/1000` (Wan, arXiv 2503.20314)."""
+    return [1000.0 * shift * (k / 1000) / (1 + (shift - 1) * (k / 1000)) for k in indices]
+
+
+def ema_half_life(decay: float) -> float:
+    """Updates after which a weight counts half in the average; 0 when nothing is averaged."""
+    return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
+
+
+@frozen
+class RolloutCost:
+    """Denoiser forwards of one rollout of the generator, averaged over exit steps."""
+
+    blocks: int
+    steps_per_block: float
+    context_passes: int  # write a finished block into the cache; the last block needs none
+
+    @property
+    def forwards(self) -> float:
+        """Denoising steps and context passes together."""
+        return self.blocks * self.steps_per_block + self.context_passes
+
+
+def training_rollout_cost(rollout: RolloutConfig, frames: int) -> RolloutCost:
+    """The mean cost of a training rollout of `frames` latent frames."""
+    steps = len(rollout.denoising_steps)
+    mean_steps = float(steps) if rollout.exit_step == "last" else (steps + 1) / 2
+    blocks = 1 if rollout.attention == "bidirectional" else math.ceil(frames / rollout.frames_per_block)
+    return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=blocks - 1)
+
+
+def explain(config: RunConfig, preset: Preset) -> str:
+    """A page of text about a run."""
+    sections = [("Run", _run(config)), ("Data", _data(config, preset))]
+    if config.method == "dmd":
+        sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config)), ("Budget", _dmd_budget(config))]
+    else:
+        section = config.sft if config.method == "sft" else config.causal_sft
+        sections += [("Training", _sft(config, section))]
+    sections += [("Monitor", _monitor(config)), ("Machine", _machine(config))]
+    lists = {title: list(lines) for title, lines in sections}
+    width = max(len(name) for lines in lists.values() for name, _ in lines)
+    page: list[str] = []
+    for title, lines in lists.items():
+        page += [title, *(f"  {name:<{width}}  {text}" for name, text in lines), ""]
+    return "\n".join(page)
+
+
+def _run(config: RunConfig) -> Iterable[Line]:
+    what = {
+        "sft": "flow matching on real clips, bidirectional attention",
+        "causal_sft": "flow matching on real clips, block-causal attention",
+        "dmd": "distribution matching distillation of the teacher into a few-step generator",
+    }
+    starts = {
+        "random": "random weights",
+        "teacher": f"the teacher's weights ({config.teacher}/model)",
+        "causal_sft": f"the causal SFT of the same seed (checkpoints/causal_sft/seed{config.seed}/model)",
+        "checkpoint": f"the diffusers folder {config.init.path}",
+    }
+    yield "method", f"{config.method}: {what[config.method]}"
+    yield "model", f"{config.model} (preset {config.preset}), seed {config.seed}"
+    yield "starts from", starts[config.init.kind]
+
+
+def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
+    data, encoders = preset.data, preset.encoders
+    height, width = data.height // encoders.spatial_factor, data.width // encoders.spatial_factor
+    pixel_frames = 1 + (config.frames - 1) * encoders.temporal_factor
+    seconds = pixel_frames / data.fps
+    yield (
+        "clip",
+        f"{config.frames} latent frames of {height}×{width} ({encoders.latent_channels} channels): "
+        f"{pixel_frames} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
+    )
+    if config.method == "dmd":
+        yield "needs", f"conditions only (text, first frame) from {config.data}: no real latent enters the loss"
+        batches, batch = _dmd_updates(config.dmd)[0], config.dmd.batch_size
+    else:
+        section = config.sft if config.method == "sft" else config.causal_sft
+        yield "needs", f"latents and text from {config.data}"
+        batches, batch = section.updates, section.batch_size
+    passes = batches * batch / data.clips.train
+    yield "reads", f"{batches * batch:,} samples: {passes:.1f} passes over {data.clips.train:,} clips"
+
+
+def _steps(rollout: RolloutConfig) -> str:
+    timesteps = ", ".join(f"{t:.6g}" for t in warped_timesteps(rollout.denoising_steps, rollout.shift))
+    return f"t = {timesteps} (indices {list(rollout.denoising_steps)} warped by shift {rollout.shift:g})"
+
+
+def _rollout(config: RunConfig) -> Iterable[Line]:
+    rollout = config.rollout
+    cost = training_rollout_cost(rollout, config.frames)
+    exits = {
+        "uniform": "drawn uniformly, one for all blocks and all ranks",
+        "uniform_per_block": "drawn uniformly for each block, the same on all ranks",
+        "last": "always the last",
+    }
+    yield "denoising steps", _steps(rollout)
+    yield (
+        "exit step",
+        f"{exits[rollout.exit_step]}; {cost.steps_per_block:g} of {len(rollout.denoising_steps)} on average",
+    )
+    if rollout.attention == "bidirectional":
+        yield "attention", f"bidirectional: all {config.frames} latent frames at once, no cache"
+        return
+    reach = "all earlier frames" if rollout.window == -1 else f"the last {rollout.window} frames (itself included)"
+    sink = f" and the first {rollout.sink} for ever" if rollout.sink else ""
+    yield "attention", f"causal: {cost.blocks} blocks of {rollout.frames_per_block}; a block sees {reach}{sink}"
+    yield "context", f"finished blocks are written to the cache at sigma {rollout.context_sigma:g}"
+    gradient = {
+        "detach": "cached keys and values are detached, as in the paper",
+        "straight_through": "gradient flows into earlier blocks through the cache, as in the released code",
+    }
+    yield "gradient", f"at the exit step of the last {rollout.gradient_frames} frames; {gradient[rollout.kv_grad]}"
+
+
+def _dmd_updates(dmd: DMDConfig) -> tuple[int, int]:
+    """(batches, critic updates): every update has a batch of its own."""
+    critic = dmd.critic_warmup_updates + dmd.generator_updates * dmd.critic_updates_per_generator_update
+    return critic + dmd.generator_updates, critic
+
+
+def _dmd(config: RunConfig) -> Iterable[Line]:
+    dmd = config.dmd
+    batches, critic = _dmd_updates(dmd)
+    ratio, warmup = dmd.critic_updates_per_generator_update, dmd.critic_warmup_updates
+    yield (
+        "updates",
+        f"{dmd.generator_updates:,} of the generator, {critic:,} of the critic "
+        f"({ratio} for each of the generator's, {warmup} before its first): {batches:,} batches",
+    )
+    yield "batch", f"{dmd.batch_size} clips over all processes"
+    yield (
+        "guidance",
+        f"cfg_scale {dmd.cfg_scale:g} of the teacher's score, uncond + {dmd.cfg_scale:g}·(cond − uncond); "
+        f"the reference calls it guidance_scale: {dmd.cfg_scale - 1:g}",
+    )
+    yield "score timestep", f"uniform, shift {dmd.shift:g}, clamped to {dmd.min_t:g}…{dmd.max_t:g}"
+    normalizers = {
+        "sample": "mean |x − real| of each sample",
+        "block": "mean |x − real| of each block",
+        "none": "nothing",
+    }
+    yield "gradient over", normalizers[dmd.normalize_gradient]
+    yield "average", _ema(dmd.ema_decay, dmd.ema_start, "generator updates")
+    yield "generator", _adamw(dmd.generator_optimizer, dmd.generator_updates)
+    yield "critic", _adamw(dmd.critic_optimizer, critic)
+    yield "the loss value", "is a gradient's norm: it says nothing about quality (watch results/…/quality.csv)"
+
+
+def _dmd_budget(config: RunConfig) -> Iterable[Line]:
+    rollout = training_rollout_cost(config.rollout, config.frames)
+    teacher = 1 if config.dmd.cfg_scale == 1.0 else 2
+    _, critic = _dmd_updates(config.dmd)
+    whole = config.dmd.generator_updates
+    yield "a rollout", f"{rollout.forwards:g} forwards on average, {rollout.context_passes} of them to fill the cache"
+    yield "a generator update", f"a rollout, 1 critic and {teacher} teacher forwards of the whole clip; 1 backward"
+    yield "a critic update", "a rollout without gradient and 1 critic forward of the whole clip; 1 backward"
+    total = (whole + critic) * rollout.forwards + whole * (1 + teacher) + critic
+    yield "in all", f"about {total:,.0f} forwards; the measured compute is in results/…/manifest.json"
+
+
+def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
+    if isinstance(section, CausalSFTConfig):
+        blocks = math.ceil(config.frames / config.rollout.frames_per_block)
+        contexts = {
+            "teacher_forcing": "clean earlier blocks ([clean ‖ noisy] input)",
+            "diffusion_forcing": "noisy earlier blocks",
+        }
+        yield "attention", f"block-causal, {blocks} blocks of {config.rollout.frames_per_block}, own t for each block"
+        yield "context", f"{section.context}: {contexts[section.context]}"
+    yield "updates", f"{section.updates:,} of {section.batch_size} clips over all processes"
+    yield (
+        "timesteps",
+        f"uniform, shift {section.shift:g} (the middle is t = {warped_timesteps([500], section.shift)[0]:.0f})",
+    )
+    yield "loss weight", {"bell": "a bell around t = 500", "uniform": "the same for all t"}[section.weighting]
+    yield "caption dropout", f"{section.caption_dropout:.0%} of captions become the empty prompt, for guidance"
+    yield "average", _ema(section.ema_decay, section.ema_start, "updates")
+    yield "optimizer", _adamw(section.optimizer, section.updates)
+
+
+def _ema(decay: float, start: int, unit: str) -> str:
+    after = f", from update {start}" if start else ""
+    return f"EMA {decay:g}: half-life {ema_half_life(decay):.1f} {unit}{after}"
+
+
+def _adamw(optimizer: AdamWConfig, updates: int) -> str:
+    text = f"AdamW, lr {optimizer.lr:g}, betas {list(optimizer.betas)}, decay {optimizer.weight_decay:g}"
+    if optimizer.warmup_updates:
+        text += f", {optimizer.warmup_updates} warm-up updates"
+    if optimizer.final_fraction < 1:
+        hold, final = round(optimizer.hold_fraction * updates), optimizer.lr * optimizer.final_fraction
+        text += f", held for {hold}, then linear to {final:g}"
+    return f"{text}, gradient norm ≤ {optimizer.clip_norm:g}"
+
+
+def _monitor(config: RunConfig) -> Iterable[Line]:
+    monitor = config.monitor
+    yield "quality", f"every {monitor.every_updates:,} updates on {monitor.clips} validation prompts with fixed noise"
+    yield "kept", f"the average weights with the best {monitor.metric}, and the last ones"
+
+
+def _machine(config: RunConfig) -> Iterable[Line]:
+    parallelism = config.parallelism
+    micro = parallelism.device_microbatch_size
+    yield "parallelism", f"{parallelism.kind}, {config.precision}, {config.threads} CPU threads a process"
+    yield "microbatch", "a process's whole share" if micro is None else f"{micro} a process (gradients are accumulated)"
+    yield "resume state", f"every {config.save_every_batches} batches"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`explain`: what a target or a configuration file will do."""
+    parser = argparse.ArgumentParser(prog="python -m harness explain", description=main.__doc__)
+    parser.add_argument(
+        "what", help="a target (teacher, causal_sft/seed0, EXPERIMENT/ARM/seed0) or a configuration file"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file")
+    arguments = parser.parse_args(argv)
+    if Path(arguments.what).suffix in (".yaml", ".yml"):
+        config = resolve_file(arguments.what, arguments.overrides)
+    elif arguments.overrides:
+        parser.error("a target is declared whole; give a configuration file to change keys")
+    else:
+        config = resolve_target(arguments.what)
+    print(explain(config, load_params(preset=config.preset).preset), end="")
+    return 0

@@ -1,0 +1,45 @@
+"""The metrics of the evaluation card: their names, directions, units and the smallest differences worth a claim."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+
+@frozen
+class Metric:
+    """One column of the card. `one` means that 1 is right (a ratio to real clips) and both sides are wrong."""
+
+    label: str
+    direction: Literal["lower", "higher", "one"]
+    unit: str = ""
+    smallest_effect: float | None = None  # a difference below this is not worth a claim, whatever its interval
+
+
+METRICS: dict[str, Metric] = {
+    "fvd": Metric("Fréchet video distance", "lower", "", 2.0),
+    "conditional_distance": Metric("Conditional two-sample distance", "lower"),
+    "recall": Metric("Recall", "higher", "fraction", 0.02),
+    "precision": Metric("Precision", "higher", "fraction", 0.02),
+    "caption_accuracy": Metric("Caption all right", "higher", "fraction", 0.02),
+    "digit_accuracy": Metric("Digit right", "higher", "fraction", 0.02),
+    "color_accuracy": Metric("Color right", "higher", "fraction", 0.02),
+    "motion_accuracy": Metric("Direction and speed right", "higher", "fraction", 0.02),
+    "identity": Metric("Identity kept over frames", "higher", "fraction", 0.02),
+    "rigid_error": Metric("Rigid-motion error", "lower", "", 0.01),
+    "diversity": Metric("Diversity", "higher"),
+    "saturation": Metric("Saturation against real", "one", "ratio", 0.05),
+    "ink": Metric("Mean brightness against real", "one", "ratio", 0.05),
+}
+
+
+def better(name: str, a: float, b: float) -> bool:
+    """Whether value `a` of the metric is strictly better than `b`. Raises KeyError for an unknown metric."""
+    match METRICS[name].direction:
+        case "lower":
+            return a < b
+        case "higher":
+            return a > b
+        case "one":
+            return abs(a - 1.0) < abs(b - 1.0)

@@ -1,0 +1,159 @@
+"""Encoded shards → batches: shuffled, resumable in the middle of an epoch, the same global batches for any number of
+processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composer.core import DataSpec
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from streaming import StreamingDataLoader
+from streaming.base.world import World
+from torch import Tensor
+
+from harness.data.mds import UNCONDITIONAL, count_samples, read_index
+from harness.data.shards import read_fingerprint
+from harness.data.shared_memory import open_streaming
+from harness.errors import HarnessError
+from harness.models.condition import Condition, pad_text, position_channels
+
+Batch = dict[str, Any]
+
+
+def _pad(text: Tensor, length: int, where: str) -> Tensor:
+    if len(text) > length:
+        raise HarnessError(
+            f"{where}: the text takes {len(text)} tokens, but encoders.text_length is {length}. "
+            f"Raise it, or encode the data again with it"
+        )
+    return pad_text(text.float(), length)
+
+
+def load_unconditional(folder: str | Path, text_length: int) -> Tensor:
+    """The embedding of the empty prompt in `folder` (`data/encoded`), zero-padded: float32 `[1, text_length, D]`.
+
+    Raises:
+        HarnessError: missing or damaged.
+    """
+    path = Path(folder) / UNCONDITIONAL
+    if not path.is_file():
+        raise HarnessError(f"{path}: no such file. Expected the embedding of the empty prompt; run `dvc repro encode`")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise HarnessError(f"{path}: damaged ({error}). Run `dvc checkout` or `dvc repro encode`") from error
+    if set(tensors) != {"text"} or tensors["text"].ndim != 2:
+        raise HarnessError(
+            f"{path}: expected one tensor `text` [L, D], found {sorted(tensors)}. Run `dvc repro encode`"
+        )
+    return _pad(tensors["text"], text_length, str(path))[None]
+
+
+def load_y(folder: str | Path, frames: int | None = None) -> Tensor | None:
+    """The channels that every clip of `folder` (`data/encoded`) is conditioned on besides its text.
+
+    `[C_y, F, h, w]`, or None. `frames` latent frames; by default as many as the clips have.
+    """
+    fingerprint = read_fingerprint(folder)
+    if not fingerprint.get("position_channels"):  # a prompt list has no geometry
+        return None
+    _, length, height, width = fingerprint["latent_shape"]
+    return position_channels(frames or length, height, width)
+
+
+def condition_from_texts(
+    texts: Sequence[np.ndarray | Tensor], text_length: int, unconditional: Tensor | None, y: Tensor | None = None
+) -> Condition:
+    """Texts `[L, D]` of various lengths → a Condition with float32 `text [B, text_length, D]`, zero-padded, and the
+    same `y` `[C_y, F, h, w]` for all.
+    """
+    padded = [_pad(torch.as_tensor(np.array(text)), text_length, f"text {i}") for i, text in enumerate(texts)]
+    shared = None if y is None else y.expand(len(padded), *y.shape)
+    return Condition(text=torch.stack(padded), y=shared, unconditional_text=unconditional)
+
+
+def collate(
+    samples: Sequence[Mapping[str, Any]], *, text_length: int, unconditional: Tensor | None, y: Tensor | None = None
+) -> Batch:
+    """Stored samples → the batch a Method takes.
+
+    Keys: `latent` float32 `[B, C, F, h, w]` (absent for a prompt list), `condition`, and the lists `key`, `caption`,
+    `attributes`. Arrays are copied: the stored ones are read-only.
+    """
+    # The streaming loader counts samples by the first entry: it must have a length.
+    batch: Batch = {name: [sample[name] for sample in samples] for name in ("key", "caption", "attributes")}
+    if "latent" in samples[0]:
+        batch["latent"] = torch.from_numpy(np.stack([sample["latent"] for sample in samples]).astype(np.float32))
+    batch["condition"] = condition_from_texts([sample["text"] for sample in samples], text_length, unconditional, y)
+    return batch
+
+
+def build_dataloader(
+    folder: str | Path,
+    batch_size: int,
+    *,
+    seed: int,
+    text_length: int,
+    shuffle: bool = True,
+    drop_last: bool = True,
+) -> StreamingDataLoader:
+    """Batches of one split (`data/encoded/train`), `batch_size` per process; every rank calls it.
+
+    The order depends on `seed` and the epoch. With the same global batch size, the union of the ranks' batches is the
+    same for any number of processes: rank r of n has samples r, r + n, … of it. `state_dict()` and
+    `load_state_dict()` resume in the middle of an epoch. No worker processes: they do not pay for encoded latents.
+
+    Raises:
+        HarnessError: the split is missing, or smaller than one global batch.
+    """
+    folder = Path(folder)
+    needed = batch_size * World.detect().num_ranks
+    if (found := count_samples(folder)) < (needed if drop_last else 1):
+        raise HarnessError(
+            f"{folder}: has {found} samples, fewer than one batch of {needed}. Lower batch_size or raise data.clips"
+        )
+    for shard in read_index(folder):
+        if not (path := folder / shard["raw_data"]["basename"]).is_file():
+            raise HarnessError(f"{path}: shard is missing. Run `dvc checkout` or `dvc repro encode`")
+    dataset = open_streaming(
+        local=str(folder),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        shuffle_seed=seed,
+        num_canonical_nodes=1,  # fixed, so that the order does not depend on the machine
+    )
+    unconditional, y = load_unconditional(folder.parent, text_length), load_y(folder.parent)
+    return StreamingDataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=0,
+        drop_last=drop_last,
+        collate_fn=partial(collate, text_length=text_length, unconditional=unconditional, y=y),
+    )
+
+
+def size_of(batch: Batch) -> int:
+    """Number of samples in a batch."""
+    return len(batch["key"])
+
+
+def split_batch(batch: Batch, microbatch_size: int | float) -> list[Batch]:
+    """Cut a batch into microbatches of at most `microbatch_size` samples."""
+    total, step = size_of(batch), int(microbatch_size)
+    pieces = []
+    for start in range(0, total, step):
+        rows = slice(start, min(start + step, total))
+        pieces.append({k: v.select(rows) if isinstance(v, Condition) else v[rows] for k, v in batch.items()})
+    return pieces
+
+
+def data_spec(dataloader: StreamingDataLoader) -> DataSpec:
+    """What the Composer Trainer needs to count and cut batches that hold a Condition."""
+    return DataSpec(dataloader, split_batch=split_batch, get_num_samples_in_batch=size_of)

@@ -1,0 +1,109 @@
+"""Trusting data on disk: every shard against the sum in its index, and the encoders that made it against those in use.
+
+MDS itself checks sums only of what it downloads: a flipped byte in a local shard is read without complaint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.data.mds import HASH, INDEX, SPLITS, count_samples, read_index
+from harness.errors import HarnessError
+from harness.io import read_json, sha256_file
+
+FINGERPRINT = "fingerprint.json"
+SCHEMA = 1
+
+
+def verify_shards(folder: str | Path) -> int:
+    """Hash every shard of an MDS folder and compare size and sum with its index. Returns the number of samples.
+
+    Raises:
+        HarnessError: names the first shard that is missing, truncated, changed, or listed without a sum.
+    """
+    folder = Path(folder)
+    remedy = f"Delete {folder.parent} and run `dvc checkout` (or `dvc repro`) to get it back"
+    for shard in read_index(folder):
+        info = shard["raw_data"]
+        path = folder / info["basename"]
+        if not path.is_file():
+            raise HarnessError(f"{path}: shard is missing. {remedy}")
+        if (size := path.stat().st_size) != info["bytes"]:
+            raise HarnessError(f"{path}: has {size:,} bytes, {folder / INDEX} says {info['bytes']:,}. {remedy}")
+        expected = info.get("hashes", {}).get(HASH)
+        if expected is None:
+            raise HarnessError(
+                f"{folder / INDEX}: no {HASH} sum for {info['basename']}. Write the data again with this version"
+            )
+        if (found := sha256_file(path)) != expected:
+            raise HarnessError(
+                f"{path}: damaged, its {HASH} is {found[:16]}…, {folder / INDEX} says {expected[:16]}…. {remedy}"
+            )
+    return count_samples(folder)
+
+
+def read_fingerprint(folder: str | Path) -> dict[str, Any]:
+    """What encoded `folder` (`data/encoded`): see `harness.data.encode.fingerprint_of`.
+
+    Raises:
+        HarnessError: missing, damaged, or of another schema version.
+    """
+    path = Path(folder) / FINGERPRINT
+    if not path.is_file():
+        raise HarnessError(f"{path}: no such file, so it is unknown what encoded these latents. Run `dvc repro encode`")
+    fingerprint = read_json(path)
+    if not isinstance(fingerprint, dict) or fingerprint.get("schema") != SCHEMA:
+        found = fingerprint.get("schema") if isinstance(fingerprint, dict) else fingerprint
+        raise HarnessError(f"{path}: schema is {found!r}, this version reads {SCHEMA}. Run `dvc repro encode`")
+    return fingerprint
+
+
+def require_fingerprint(folder: str | Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse latents that other encoders, frames or sizes made: a model trained on them learns noise. Returns the
+    fingerprint.
+
+    `expected` names the entries that matter, for example `{"vae": digest, "frames": 33}`; entries it does not name
+    are not compared.
+
+    Raises:
+        HarnessError: shows every differing entry, both sides.
+    """
+    found = read_fingerprint(folder)
+    lines = [
+        f"  {key}: {found.get(key)!r} here, {value!r} wanted"
+        for key, value in expected.items()
+        if found.get(key) != value
+    ]
+    if lines:
+        raise HarnessError(
+            f"{Path(folder) / FINGERPRINT}: this data was encoded by something else:\n" + "\n".join(lines) + "\n"
+            "Run `dvc repro encode`, or use the encoders and the size that made it"
+        )
+    return found
+
+
+def verify_data(folder: str | Path) -> dict[str, int]:
+    """Verify every split that `folder` has; samples per split.
+
+    Raises:
+        HarnessError: a damaged shard, or no split at all.
+    """
+    folder = Path(folder)
+    counts = {split: verify_shards(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    if not counts:
+        raise HarnessError(f"{folder}: has none of the splits {', '.join(SPLITS)}. Run `dvc repro encode`")
+    return counts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`verify-data [FOLDER …]`: check every shard of the clips and the encoded data."""
+    parser = argparse.ArgumentParser(prog="python -m harness verify-data", description=main.__doc__)
+    parser.add_argument("folders", nargs="*", default=["data/clips", "data/encoded"])
+    for folder in parser.parse_args(argv).folders:
+        counts = ", ".join(f"{split} {count:,}" for split, count in verify_data(folder).items())
+        print(f"{folder}: every shard is as written ({counts} samples)", file=sys.stderr)
+    return 0

@@ -1,0 +1,89 @@
+"""The bench: what every model of a card is measured with. Fixed prompts, fixed noise, evaluators, VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from harness.data.progress import Progress
+from harness.evaluation.evaluators import Evaluators, Measurements
+from harness.evaluation.panel import ClipSet
+from harness.evaluation.prompts import PromptSet, fixed_noise
+from harness.evaluation.samplers import Cost, ForwardCounter, Sampler, Stopwatch
+from harness.models.codec import VAE, decode_latents, encode_video, from_pixels, to_pixels
+from harness.seeding import generator_for
+
+SHOWN = 6  # clips of each model that are kept for people to see
+
+
+@frozen(kw_only=True, eq=False)
+class Outcome:
+    """What a model made: measured, the first clips as uint8 `[F, H, W, 3]`, and what it cost."""
+
+    clips: ClipSet
+    shown: list[np.ndarray]
+    cost: Cost = field(factory=Cost)
+
+
+@frozen(kw_only=True, eq=False)
+class Bench:
+    """`shape` is one clip's latent `(C, F, h, w)`; `precision` is that of the denoiser."""
+
+    evaluators: Evaluators
+    vae: VAE
+    prompts: PromptSet
+    shape: tuple[int, int, int, int]
+    seed: int
+    batch_size: int
+    device: torch.device
+    precision: str = "fp32"
+    silent: bool = False
+
+    def clip_set(self, measured: Measurements) -> ClipSet:
+        """Measured clips of the fixed prompts, in order."""
+        p = self.prompts
+        return ClipSet(measured=measured, prompts=p.prompts, attributes=p.attributes, text=p.pooled_text)
+
+    def latents(
+        self, model: nn.Module, sampler: Sampler, repeat: int, watch: Stopwatch
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Latents of all fixed prompts, batch by batch: (index of the first clip, `[B, C, F, h, w]`)."""
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        for start in range(0, len(self.prompts), self.batch_size):
+            stop = min(start + self.batch_size, len(self.prompts))
+            noise = fixed_noise(self.seed, range(start, stop), self.shape, repeat).to(self.device)
+            condition = self.prompts.condition(start, stop).to(self.device)
+            rng = generator_for(self.seed, "renoise", repeat, start)
+            with watch, half:
+                latents = sampler(model, noise, condition, rng)
+            yield start, latents.float()
+
+    def run(self, model: nn.Module, sampler: Sampler, title: str, repeat: int = 0) -> Outcome:
+        """Sample, decode and measure all fixed prompts."""
+        model.eval()
+        denoiser, vae, parts, shown = Stopwatch(self.device), Stopwatch(self.device), [], []
+        progress = Progress(title, len(self.prompts), silent=self.silent)
+        with ForwardCounter(self.shape[1]).counting(model) as counter:
+            for _, latents in self.latents(model, sampler, repeat, denoiser):
+                with vae:
+                    video = decode_latents(self.vae, latents)
+                parts.append(self.evaluators.measure(video))
+                shown += list(to_pixels(video[: SHOWN - len(shown)]))
+                progress.advance(len(video))
+        cost = Cost(
+            clips=len(self.prompts),
+            forwards=counter.total,
+            denoiser_seconds=denoiser.seconds,
+            vae_seconds=vae.seconds,
+        )
+        return Outcome(clips=self.clip_set(Measurements.cat(parts)), shown=shown, cost=cost)
+
+    def through_codec(self, video: np.ndarray) -> np.ndarray:
+        """Encode and decode one clip, uint8 `[F, H, W, 3]`."""
+        latents = encode_video(self.vae, from_pixels(np.array(video[None])).to(self.device))
+        return to_pixels(decode_latents(self.vae, latents))[0]

@@ -1,0 +1,100 @@
+"""The evaluation card: metrics with intervals, how the model was sampled, what it cost, and the protocol that makes
+cards comparable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import asdict
+
+from harness.config.metrics import METRICS
+from harness.config.schema import Gate
+from harness.errors import HarnessError
+from harness.evaluation.bench import Outcome
+from harness.evaluation.intervals import Estimate, pooled
+from harness.evaluation.media import animation, enlarge, scale_for
+from harness.evaluation.panel import ClipSet, by_frame, measure_card
+from harness.evaluation.samplers import Sampler
+from harness.io import atomic_write_bytes
+
+SCHEMA = 1
+EXTRA_METRICS = ("motion_energy",)  # on the card beside those of the metrics table
+
+
+def rounded(estimate: Estimate) -> dict[str, float]:
+    """Six significant digits: below any interval, and equal on machines whose last bits differ."""
+    return {name: float(f"{value:.6g}") for name, value in asdict(estimate).items()}
+
+
+def metrics_block(outcomes: list[Outcome], reference: ClipSet) -> dict[str, dict[str, float]]:
+    """Every metric, averaged over the repeats (independent noise)."""
+    cards = [measure_card(outcome.clips, reference) for outcome in outcomes]
+    names = [name for name in (*METRICS, *EXTRA_METRICS) if all(name in card for card in cards)]
+    return {name: rounded(pooled([card[name] for card in cards])) for name in names}
+
+
+def frames_block(outcomes: list[Outcome], reference: ClipSet) -> dict[str, list[float]]:
+    """Quality by frame index, averaged over the repeats."""
+    curves = [by_frame(outcome.clips, reference) for outcome in outcomes]
+    return {name: np.mean([c[name] for c in curves], axis=0).round(6).tolist() for name in curves[0]}
+
+
+def model_block(
+    label: str, outcomes: list[Outcome], reference: ClipSet, sampler: Sampler | None, text_seconds: float | None
+) -> dict[str, Any]:
+    """One model's entry. `sampler` and `text_seconds` (per video) are None for real clips."""
+    block: dict[str, Any] = {
+        "label": label,
+        "sampler": sampler.describe() if sampler else {},
+        "metrics": metrics_block(outcomes, reference),
+        "by_frame": frames_block(outcomes, reference),
+    }
+    if sampler is None:
+        return block
+    clips = sum(o.cost.clips for o in outcomes)
+    seconds = {
+        "text": text_seconds or 0.0,
+        "denoiser": sum(o.cost.denoiser_seconds for o in outcomes) / clips,
+        "vae": sum(o.cost.vae_seconds for o in outcomes) / clips,
+    }
+    forwards = sum(o.cost.forwards for o in outcomes) / clips
+    return block | {
+        "denoiser_forwards_per_video": round(forwards, 6),
+        "seconds_per_video": float(f"{sum(seconds.values()):.4g}"),
+        "seconds": {name: float(f"{value:.4g}") for name, value in seconds.items()},
+    }
+
+
+def write_clips(folder: Path, name: str, shown: list[np.ndarray], fps: float) -> list[str]:
+    """Write the shown clips, enlarged, as `clips/<name>_<i>.webp` in `folder`; returns their paths relative to it."""
+    paths = []
+    for i, video in enumerate(shown):
+        path = f"clips/{name}_{i}.webp"
+        factor = scale_for(*video.shape[1:3])
+        atomic_write_bytes(folder / path, animation(enlarge(video, factor), fps, "webp"))
+        paths.append(path)
+    return paths
+
+
+def check_gate(model: dict[str, Any], gate: Gate, card: Path) -> None:
+    """Raise HarnessError with the numbers when a teacher's entry misses the gate."""
+    missed = []
+    for name, wanted in asdict(gate).items():
+        if wanted <= 0:
+            continue
+        if name not in model["metrics"]:
+            missed.append(f"{name} cannot be measured on these clips: set evaluation.gate.{name} to 0 in params.yaml")
+            continue
+        found = model["metrics"][name]
+        if found["value"] < wanted:
+            missed.append(
+                f"{name} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}], at least {wanted:g} wanted"
+            )
+    if missed:
+        raise HarnessError(
+            f"{card}: the teacher misses its quality gate: {'; '.join(missed)}. A student of a poor teacher is worse "
+            "still: train the teacher longer (run.sft.updates in params.yaml), or lower evaluation.gate on purpose."
+        )

@@ -1,0 +1,143 @@
+"""Quality during training: a few metrics on fixed validation prompts and fixed noise, cheap enough to run often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.config.schema import RunConfig
+from harness.data.mds import load_split
+from harness.evaluation.bench import Bench
+from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluators
+from harness.evaluation.panel import ClipSet, measure_values
+from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
+from harness.evaluation.samplers import Sampler, Stopwatch
+from harness.evaluation.stored import pooled_texts
+from harness.models.codec import VAE, decode_latents, load_vae
+from harness.seeding import seed_for
+
+SFT_STEPS = 4  # of the ODE: few, because a monitor ranks checkpoints and is not the card
+SFT_CFG_SCALE = 2.5
+BATCH = 64
+LOGGED = (
+    "fvd",
+    "conditional_distance",
+    "caption_accuracy",
+    "digit_accuracy",
+    "motion_accuracy",
+    "recall",
+    "precision",
+    "identity",
+    "rigid_error",
+    "ink",
+    "saturation",
+    "motion_energy",
+    "diversity",
+)
+
+
+def sampler_for(run: RunConfig) -> Sampler:
+    """How a model in training is sampled: a teacher by a short guided ODE, anything else by the student's own few
+    steps.
+    """
+    if run.method == "sft":
+        return Sampler(kind="euler", rollout=run.rollout, steps=SFT_STEPS, cfg_scale=SFT_CFG_SCALE)
+    return Sampler.few_step(run.rollout)
+
+
+class Monitor:
+    """Call it with a generator to get its quality: metric name → value.
+
+    It leaves the model as it was (mode, device, gradients) and draws nothing from the global random state, so that a
+    monitored run and an unmonitored one train alike. The reference is the split's own clips, as the VAE decodes them:
+    what the codec loses is then no part of the distance.
+    """
+
+    def __init__(
+        self,
+        *,
+        evaluators: Evaluators,
+        vae: VAE,
+        prompts: PromptSet,
+        latents: Tensor,  # [N, C, F, h, w], real, normalised
+        attributes: list[dict],
+        texts: np.ndarray | None,  # [N, D], pooled; None where attributes say it all
+        sampler: Sampler,
+        shape: tuple[int, int, int, int],
+        precision: str = "fp32",
+    ):
+        self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
+        self.precision = precision
+        self.seed = seed_for(0, "monitor")
+        self.latent_std = float(latents.std())
+        measured = Measurements.cat(
+            [evaluators.measure(decode_latents(vae, part)) for part in latents.float().split(BATCH)]
+        )
+        self.reference = ClipSet(
+            measured=measured,
+            prompts=np.arange(len(latents)),
+            attributes=attributes,
+            text=texts,
+        )
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Sample every prompt once and measure."""
+        device = next(model.parameters()).device
+        bench = Bench(
+            evaluators=self.evaluators,
+            vae=self.vae.to(device),  # type: ignore[arg-type]
+            prompts=self.prompts,
+            shape=self.shape,
+            seed=self.seed,
+            batch_size=BATCH,
+            device=device,
+            precision=self.precision,
+            silent=True,
+        )
+        training = model.training
+        model.eval()
+        try:
+            measured, latents = [], []
+            for _, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
+                latents.append(made.cpu())
+                measured.append(self.evaluators.measure(decode_latents(bench.vae, made)))
+        finally:
+            model.train(training)
+        values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
+        kept = {name: values[name] for name in LOGGED if name in values}
+        return kept | {"latent_std_ratio": float(torch.cat(latents).std()) / max(self.latent_std, 1e-9)}
+
+
+def build_monitor(
+    run_config: RunConfig,
+    *,
+    data_folder: str | Path,
+    evaluators_folder: str | Path,
+    encoders_folder: str | Path,
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A monitor of `run_config.monitor.clips` validation prompts. Loads everything once; each call then only
+    samples and measures.
+
+    `data_folder` is the encoded data. Raises HarnessError when something is missing, or when the validation split has
+    too few clips.
+    """
+    data = Path(data_folder)
+    prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames)
+    stored = load_split(data / "validation")
+    evaluators = load_evaluators(evaluators_folder)
+    return Monitor(
+        evaluators=evaluators,
+        vae=load_vae(Path(encoders_folder) / "vae"),
+        prompts=prompts,
+        latents=torch.from_numpy(stored["latent"].astype(np.float32)),
+        attributes=stored["attributes"],
+        texts=None if evaluators.geometry.has_digits else pooled_texts(stored["text"]),
+        sampler=sampler_for(run_config),
+        shape=latent_shape(data, run_config.frames),
+        precision=run_config.precision,
+    )

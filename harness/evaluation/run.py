@@ -1,0 +1,233 @@
+"""`python -m harness evaluate TARGET`: the evaluation card and clips of a trained target."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import nn
+
+from harness.config.load import Params, load_params, resolve_target
+from harness.config.schema import RunConfig
+from harness.data.mds import count_samples, iter_samples
+from harness.data.shards import read_fingerprint
+from harness.evaluation.bench import SHOWN, Bench, Outcome
+from harness.evaluation.card import SCHEMA, check_gate, model_block, write_clips
+from harness.evaluation.evaluators import Evaluators, evaluators_digest, load_evaluators
+from harness.evaluation.panel import ClipSet
+from harness.evaluation.prompts import fixed_prompts, latent_shape
+from harness.evaluation.samplers import Sampler, cut_steps
+from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
+from harness.io import write_json
+from harness.models.checkpoint import load_model
+from harness.models.codec import load_vae
+from harness.models.text import encode_prompt, load_text_encoder
+
+TIMED_PROMPTS = 16
+CANDIDATES_PER_CLIP = 4  # training clips looked at to find one that matches a prompt
+
+
+@frozen(kw_only=True)
+class Entry:
+    """A model of the card: its name, its label, where its weights lie, and how it is sampled."""
+
+    name: str
+    label: str
+    folder: Path
+    sampler: Sampler
+
+
+def entries(target: str, run: RunConfig, root: Path, teacher_steps: int, cfg_scale: float) -> list[Entry]:
+    """The models that a target's card has, each with its sampler."""
+    folder = root / "checkpoints" / target
+    student = Sampler.few_step(run.rollout)
+    count = student.forwards
+    cut = cut_steps(count)
+    if run.method == "sft":
+        weights = root / run.teacher / "model" if target == "teacher" else folder / "model"
+
+        def euler(steps: int, scale: float) -> Sampler:
+            return Sampler(kind="euler", rollout=run.rollout, steps=steps, cfg_scale=scale)
+
+        return [
+            Entry(name="teacher", label="Teacher", folder=weights, sampler=euler(teacher_steps, cfg_scale)),
+            Entry(name="teacher_cut_cfg", label="Teacher, cut, guided", folder=weights, sampler=euler(cut, cfg_scale)),
+            Entry(name="teacher_cut", label="Teacher, cut, no guidance", folder=weights, sampler=euler(count, 1.0)),
+        ]  # fmt: skip
+    if run.method == "causal_sft":
+        causal = evolve(run.rollout, attention="causal")
+
+        def ode(steps: int, scale: float) -> Sampler:
+            return Sampler(kind="causal_euler", rollout=causal, steps=steps, cfg_scale=scale)
+
+        weights = folder / "model"
+        return [
+            Entry(name="causal_sft", label="Causal SFT, few-step", folder=weights, sampler=Sampler.few_step(causal)),
+            Entry(name="causal_sft_euler", label="Causal SFT, Euler", folder=weights, sampler=ode(count, 1.0)),
+            Entry(name="causal_sft_cfg", label="Causal SFT, guided", folder=weights, sampler=ode(cut, cfg_scale)),
+        ]  # fmt: skip
+    return [
+        Entry(name="student", label="Student", folder=folder / "model", sampler=student),
+        Entry(name="init", label="Its init, without distillation", folder=folder / "init", sampler=student),
+    ]
+
+
+def build_bench(run: RunConfig, params: Params, evaluators: Evaluators, root: Path) -> Bench:
+    """The bench of the test prompts."""
+    evaluation = params.preset.evaluation
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = root / run.data
+    return Bench(
+        evaluators=evaluators,
+        vae=load_vae(root / "checkpoints" / "encoders" / "vae").to(device),  # type: ignore[arg-type]
+        prompts=fixed_prompts(data, "test", evaluation.clips, run.frames),
+        shape=latent_shape(data, run.frames),
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
+        device=device,
+        precision=run.precision,
+    )
+
+
+def test_reference(bench: Bench, clips: Path, data: Path) -> ClipSet:
+    """All test clips, measured: what samples are compared with."""
+    count = count_samples(clips / "test")
+    stored = measure_stored(bench.evaluators, clips / "test", range(count), title="test clips", silent=bench.silent)
+    digits = bench.evaluators.geometry.has_digits
+    text = None if digits else pooled_texts([sample["text"] for sample in iter_samples(data / "test", stop=count)])
+    return ClipSet(measured=stored.measured, prompts=np.arange(count), attributes=stored.attributes, text=text)
+
+
+def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome]]:
+    """The floor and the codec's ceiling: training clips that match the prompts' captions, as they are and through the
+    VAE.
+
+    A perfect generator cannot be told from such clips; one behind this VAE cannot beat the second.
+    """
+    available = stored_attributes(clips / "train", CANDIDATES_PER_CLIP * len(bench.prompts))
+    numbers = matching_clips(bench.prompts.attributes, available)
+    changes: list[tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = [
+        ("real", "Real clips", lambda video: video),
+        ("codec", "Real clips through the VAE", bench.through_codec),
+    ]
+    for name, label, change in changes:
+        stored = measure_stored(
+            bench.evaluators, clips / "train", numbers, change=change, show=SHOWN, title=label, silent=bench.silent
+        )
+        shown = ClipSet(measured=stored.measured, prompts=bench.prompts.prompts, attributes=stored.attributes)
+        yield name, label, Outcome(clips=shown, shown=stored.shown)
+
+
+def text_seconds(bench: Bench, encoders: Path) -> float:
+    """Seconds to encode one prompt, measured on the first prompts after one to warm up."""
+    encoder = load_text_encoder(encoders / "text_encoder", encoders / "tokenizer", max_length=bench.prompts.text_length)
+    captions = bench.prompts.captions[:TIMED_PROMPTS]
+    encode_prompt(encoder, captions[0])
+    begun = time.perf_counter()
+    for caption in captions:
+        encode_prompt(encoder, caption)
+    return (time.perf_counter() - begun) / len(captions)
+
+
+def protocol(bench: Bench, params: Params, root: Path, data: str, reference: ClipSet) -> dict[str, Any]:
+    """What must be equal for two cards to be compared."""
+    preset = params.preset
+    digits = bench.evaluators.geometry.has_digits
+    encoded = read_fingerprint(root / data)
+    return {
+        "preset": params.preset_name,
+        "prompts_sha256": bench.prompts.sha256,
+        "vae_sha256": encoded["vae"],
+        "clips_sha256": encoded["clips"],
+        "split": "test",
+        "clips": len(bench.prompts),
+        "different_prompts": int(bench.prompts.prompts.max()) + 1,
+        "reference_clips": len(reference),
+        "repeats": preset.evaluation.repeats,
+        "seed": bench.seed,
+        "batch_size": bench.batch_size,
+        "frames": preset.data.frames,
+        "size": [preset.data.height, preset.data.width],
+        "precision": bench.precision,
+        "evaluators_sha256": evaluators_digest(root / "checkpoints" / "evaluators"),
+        "features": "video network and digit network" if digits else "video network only: the clips have no digits",
+        "absent": []
+        if digits
+        else "caption accuracies, identity, rigid_error: the captions have no attributes to check",
+        "interval": "95 % over clips: bootstrap for means, grouped jackknife for distances between sets",
+    }
+
+
+def shared_prefix(target: str) -> Path:
+    """Folder of a target's result files, relative to the root."""
+    return Path("results") / target
+
+
+def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
+    """Evaluate every model of the target and write its card and clips. Returns the card.
+
+    Raises HarnessError when something is missing, or when a teacher misses its gate; the card is then already written.
+    """
+    params = load_params(root / "params.yaml")
+    run = resolve_target(target, root)
+    torch.set_num_threads(run.threads)
+    evaluation, clips = params.preset.evaluation, root / "data" / "clips"
+    bench = build_bench(run, params, load_evaluators(root / "checkpoints" / "evaluators"), root)
+    wanted = entries(target, run, root, evaluation.teacher_steps, evaluation.teacher_cfg_scale)
+    models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins
+    reference = test_reference(bench, clips, root / run.data)
+    per_prompt = text_seconds(bench, root / "checkpoints" / "encoders")
+    blocks: dict[str, Any] = {}
+    shown: dict[str, list[np.ndarray]] = {}
+    if run.method == "sft":
+        for name, label, outcome in real_outcomes(bench, clips):
+            blocks[name] = model_block(label, [outcome], reference, None, None)
+            shown[name] = outcome.shown
+    for entry in wanted:
+        outcomes = sample_repeats(bench, models.pop(entry.name), entry, evaluation.repeats)
+        blocks[entry.name] = model_block(entry.label, outcomes, reference, entry.sampler, per_prompt)
+        shown[entry.name] = outcomes[0].shown
+    card = {
+        "schema": SCHEMA,
+        "target": target,
+        "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu",
+        "threads": run.threads,
+        "protocol": protocol(bench, params, root, run.data, reference),
+        "prompts": bench.prompts.captions[:SHOWN],
+        "models": blocks,
+    }
+    path = write_card(root / shared_prefix(target), card, shown, params.preset.data.fps)
+    if run.method == "sft":
+        check_gate(blocks["teacher"], evaluation.gate, path)
+    return card
+
+
+def sample_repeats(bench: Bench, model: nn.Module, entry: Entry, repeats: int) -> list[Outcome]:
+    """Sample a model with each of the independent noise sets."""
+    model = model.to(bench.device)
+    return [bench.run(model, entry.sampler, entry.label, repeat) for repeat in range(repeats)]
+
+
+def write_card(folder: Path, card: dict[str, Any], shown: dict[str, list[np.ndarray]], fps: float) -> Path:
+    """Write clips first and the card that names them last; clips of an earlier card are removed."""
+    shutil.rmtree(folder / "clips", ignore_errors=True)
+    for name, videos in shown.items():
+        card["models"][name]["clips"] = write_clips(folder, name, videos, fps)
+    write_json(folder / "cards.json", card)
+    return folder / "cards.json"
+
+
+def main(target: str) -> int:
+    """The verb `evaluate`."""
+    card = evaluate(target)
+    for name, block in card["models"].items():
+        values = ", ".join(f"{metric} {estimate['value']:.3g}" for metric, estimate in block["metrics"].items())
+        print(f"{name}: {values}")
+    print(shared_prefix(target) / "cards.json")
+    return 0

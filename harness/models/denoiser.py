@@ -1,0 +1,82 @@
+"""The one call through which every network is asked for a velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.models.condition import Condition
+from harness.models.kv_cache import KVCache
+
+
+def predict_velocity(
+    model: torch.nn.Module,
+    x_t: torch.Tensor,
+    t: torch.Tensor,
+    condition: Condition,
+    *,
+    cache: KVCache | None = None,
+    write_cache: bool = False,
+    frame_offset: int = 0,
+    frames_per_block: int | Sequence[int] | None = None,
+    clean: torch.Tensor | None = None,
+    clean_t: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Velocity `v = ε − x0` of `x_t`, `[B, C, F, H, W]`, in the dtype of `x_t`.
+
+    `model` is called through `__call__`, so that FSDP and checkpointing hooks run. Any module that takes
+    `WanTransformer3DModel`'s forward arguments is a denoiser; further arguments are passed only when they are used.
+
+    x_t                `[B, C, F, H, W]` noisy latent; with `cache`, one block of it
+    t                  `[B]`, or `[B, F]` with one per frame, in 0…1000 (float32: never cast it to bf16)
+    cache              attend to the cached frames too; written only with `write_cache`
+    write_cache        the commit pass: store keys and values of this block. The head is skipped, the result is NaN
+    frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` is cut to these frames)
+    frames_per_block   block-causal attention over `x_t` (diffusion forcing); `(first, rest)` gives the first block its
+                       own size
+    clean              `[B, C, F, H, W]`: with `frames_per_block`, teacher forcing over [clean ‖ noisy]; the velocity is
+                       that of the noisy half
+    clean_t            timestep of the clean frames, `[B]` or `[B, F]`; 0 by default
+
+    Raises `ValueError` when the arguments contradict each other or `y` does not cover the frames.
+    """
+    arguments: dict[str, Any] = {
+        "hidden_states": _with_y(x_t, condition, frame_offset),
+        "timestep": t,
+        "encoder_hidden_states": condition.text,
+        "return_dict": False,
+    }
+    if condition.image_tokens is not None:
+        arguments["encoder_hidden_states_image"] = condition.image_tokens
+    if cache is not None:
+        arguments |= {"cache": cache, "write_cache": write_cache}
+    elif write_cache:
+        raise ValueError("write_cache needs a cache to write to")
+    if frame_offset:
+        arguments["frame_offset"] = frame_offset
+    if frames_per_block is not None:
+        arguments["frames_per_block"] = frames_per_block
+    if clean is not None:
+        arguments["clean_hidden_states"] = _with_y(clean, condition, frame_offset)
+        if clean_t is not None:
+            arguments["clean_timestep"] = clean_t
+    velocity = model(**arguments)
+    if not isinstance(velocity, torch.Tensor):
+        velocity = velocity[0]
+    return velocity
+
+
+def _with_y(x: torch.Tensor, condition: Condition, frame_offset: int) -> torch.Tensor:
+    """Concatenate the frames of `y` that belong to `x` on channels."""
+    y = condition.y
+    if y is None:
+        return x
+    end = frame_offset + x.shape[2]
+    if end > y.shape[2]:
+        raise ValueError(
+            f"y covers {y.shape[2]} latent frames, frames {frame_offset}…{end - 1} are asked for: "
+            "encode y for the whole length (first frame, then zeros)"
+        )
+    return torch.cat([x, y[:, :, frame_offset:end].to(x.dtype)], dim=1)

@@ -1,0 +1,90 @@
+"""Self-forcing rollout of a causal generator (arXiv 2506.08009): each block sees its own past through the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.config.schema import RolloutConfig
+from harness.diffusion.flow import add_noise
+from harness.diffusion.schedule import TIMESTEPS, warp_steps
+from harness.models.condition import Condition
+from harness.models.denoiser import predict_velocity
+from harness.models.kv_cache import KVCache
+from harness.rollout.block import denoise_block, draw_noise, full_timestep
+
+
+def block_spans(frames: int, frames_per_block: int) -> Iterator[tuple[int, int]]:
+    """Cut `frames` latent frames into blocks, (start, end) pairs; the last one is shorter where they do not divide."""
+    for start in range(0, frames, frames_per_block):
+        yield start, min(start + frames_per_block, frames)
+
+
+def first_gradient_frame(frames: int, config: RolloutConfig) -> int:
+    """Give the first frame that carries gradient: where the first block of the last `gradient_frames` frames starts.
+
+    At least the last block has gradient. Frames before are made without, as the reference does for long rollouts.
+    """
+    earliest = frames - config.gradient_frames
+    starts = [start for start, _ in block_spans(frames, config.frames_per_block)]
+    return next((start for start in starts if start >= earliest), starts[-1])
+
+
+def commit_block(
+    model: nn.Module,
+    x0: Tensor,  # [B, C, f, H, W], the finished block
+    condition: Condition,
+    cache: KVCache,
+    frame_offset: int,
+    context_sigma: float,
+    rng: torch.Generator,
+) -> None:
+    """Write a finished block's keys and values into the cache: one more pass of the detached block.
+
+    The pass is made at the context's noise level, and sends no gradient. With `kv_grad: straight_through` the cache
+    joins what it stores to the exit step's graph, for which gradients have to be enabled.
+    """
+    context = x0.detach()
+    if context_sigma > 0.0:
+        context = add_noise(context, draw_noise(context, rng), full_timestep(context_sigma, context))
+    t = full_timestep(TIMESTEPS * context_sigma, context)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and cache.kv_grad == "straight_through"):
+        predict_velocity(model, context, t, condition, cache=cache, write_cache=True, frame_offset=frame_offset)
+
+
+def causal_rollout(
+    model: nn.Module,
+    noise: Tensor,  # [B, C, F, H, W]
+    condition: Condition,
+    config: RolloutConfig,
+    rng: torch.Generator,
+    exit_steps: Sequence[int],  # one per block
+) -> Tensor:
+    """Generate a clip block by block, with gradient at each block's exit step only. Returns `[B, C, F, H, W]`.
+
+    Later blocks see what the commit pass wrote of earlier ones, and send no gradient through it. The last block is not
+    committed.
+    """
+    steps = warp_steps(config.denoising_steps, config.shift)
+    cache = KVCache(window=config.window, sink=config.sink, kv_grad=config.kv_grad)
+    frames = noise.shape[2]
+    gradient_from = first_gradient_frame(frames, config)
+    blocks = []
+    for (start, end), exit_step in zip(block_spans(frames, config.frames_per_block), exit_steps, strict=True):
+        x0 = denoise_block(
+            model,
+            noise[:, :, start:end],
+            condition,
+            steps,
+            exit_step,
+            rng,
+            with_gradient=start >= gradient_from,
+            cache=cache,
+            frame_offset=start,
+        )
+        blocks.append(x0)
+        if end < frames:
+            commit_block(model, x0, condition, cache, start, config.context_sigma, rng)
+    return torch.cat(blocks, dim=2)

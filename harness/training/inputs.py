@@ -1,0 +1,107 @@
+"""What a run reads: data, weights made by earlier runs, the evaluators of its monitor; checked and named by digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.config.schema import RunConfig
+from harness.errors import HarnessError
+from harness.io import digest, directory_digest, read_json, sha256_file
+
+EVALUATORS = Path("checkpoints/evaluators")
+ENCODERS = Path("checkpoints/encoders")
+NEVER = 10**9  # `monitor.every_updates` from here on: no monitor
+
+
+def monitors(config: RunConfig) -> bool:
+    """Whether the run measures quality."""
+    return config.monitor.every_updates < NEVER
+
+
+def teacher_folder(config: RunConfig, root: Path) -> Path:
+    """The teacher's model folder."""
+    return root / config.teacher / "model"
+
+
+def init_folder(config: RunConfig, root: Path) -> Path | None:
+    """The model folder that the generator starts from; None for random weights."""
+    match config.init.kind:
+        case "random":
+            return None
+        case "teacher":
+            return teacher_folder(config, root)
+        case "causal_sft":
+            return root / "checkpoints" / "causal_sft" / f"seed{config.seed}" / "model"
+        case "checkpoint":
+            return root / str(config.init.path)
+
+
+def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
+    """Name → folder of everything that the run reads."""
+    folders = {"data": root / config.data}
+    if config.method == "dmd":
+        folders["teacher"] = teacher_folder(config, root)
+    init = init_folder(config, root)
+    if init is not None:
+        folders["init"] = init
+    if monitors(config):
+        folders["evaluators"] = root / EVALUATORS
+        folders["vae"] = root / ENCODERS / "vae"
+    return folders
+
+
+def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
+    """The command that makes a missing input."""
+    if name == "data":
+        return "run `dvc repro encode`"
+    if name in ("evaluators", "vae"):
+        stage = "evaluators" if name == "evaluators" else "encoders"
+        return f"run `dvc repro {stage}`, or train without a monitor (monitor.every_updates={NEVER})"
+    if folder == root / "checkpoints/teacher/model":
+        return "run `dvc repro teacher`"
+    if name == "init" and config.init.kind == "causal_sft":
+        return f"run `python harness/train.py --target causal_sft/seed{config.seed}` (or `dvc repro`)"
+    return f"expected a model folder as diffusers writes it; fetch it, or correct `{name}`"
+
+
+def input_digests(config: RunConfig, root: Path) -> dict[str, str]:
+    """Name → SHA-256 of each input.
+
+    Raises:
+        HarnessError: naming every input that is missing and the command that makes it.
+    """
+    folders = input_folders(config, root)
+    missing = [
+        f"{folder}: no such folder ({name}); {remedy(name, folder, config, root)}"
+        for name, folder in folders.items()
+        if not folder.is_dir()
+    ]
+    if missing:
+        raise HarnessError("\n".join(missing))
+    return {
+        name: data_digest(folder) if name == "data" else directory_digest(folder) for name, folder in folders.items()
+    }
+
+
+def data_digest(folder: Path) -> str:
+    """SHA-256 over everything but the shards themselves: their sums are in the indices, and training checks them."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".mds")
+    return digest({file.relative_to(folder).as_posix(): sha256_file(file) for file in files})
+
+
+def parents(config: RunConfig, root: Path) -> list[dict[str, Any]]:
+    """The runs whose weights this one reads: target, fingerprint and compute, from their manifests."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, folder in input_folders(config, root).items():
+        if name not in ("teacher", "init"):
+            continue
+        checkpoint = folder.parent
+        if not checkpoint.is_relative_to(root / "checkpoints"):
+            continue
+        target = checkpoint.relative_to(root / "checkpoints").as_posix()
+        manifest = root / "results" / target / "manifest.json"
+        if manifest.is_file():
+            content = read_json(manifest)
+            found[target] = {"target": target, **{key: content.get(key) for key in ("fingerprint", "compute")}}
+    return [found[target] for target in sorted(found)]

@@ -1,0 +1,62 @@
+"""From a run's configuration to its method: which weights go into which network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from composer.models import ComposerModel
+
+from harness.config.schema import RunConfig
+from harness.errors import HarnessError
+from harness.methods.causal_sft import CausalSFT
+from harness.methods.dmd import DMD
+from harness.methods.sft import SFT
+from harness.models.causal_wan import CausalWan
+from harness.models.checkpoint import load_model
+from harness.models.presets import build_model, geometry
+from harness.seeding import seed_for
+from harness.training.inputs import init_folder, teacher_folder
+
+
+def initial_generator(config: RunConfig, root: Path) -> CausalWan:
+    """The generator before training: random weights named by the seed, or those of the declared folder.
+
+    Raises:
+        HarnessError: the folder is missing, damaged, or holds a model of another size.
+    """
+    folder = init_folder(config, root)
+    if folder is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_for(config.seed, "init"))
+            return build_model(config.model)
+    return _checked(load_model(folder, dtype=torch.float32), config, folder)
+
+
+def _checked(model: CausalWan, config: RunConfig, folder: Path) -> CausalWan:
+    wanted = geometry(config.model)
+    for key in ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels", "text_dim"):
+        if model.config[key] != getattr(wanted, key):
+            raise HarnessError(
+                f"{folder / 'config.json'}: {key} is {model.config[key]}, `model: {config.model}` has "
+                f"{getattr(wanted, key)}; choose the preset that made it, or another folder"
+            )
+    return model
+
+
+def build_method(config: RunConfig, root: Path) -> ComposerModel:
+    """The method with its networks, on the CPU, in float32.
+
+    DMD's critic starts from the teacher's weights; the teacher may be of another size than the generator.
+
+    Raises:
+        HarnessError: weights are missing or do not fit.
+    """
+    generator = initial_generator(config, root)
+    if config.method == "sft":
+        return SFT(generator, config.sft)
+    if config.method == "causal_sft":
+        return CausalSFT(generator, config.causal_sft, config.rollout.frames_per_block)
+    teacher = teacher_folder(config, root)
+    critic, score = (load_model(teacher, dtype=torch.float32) for _ in range(2))
+    return DMD(generator, critic, score, config.dmd, config.rollout)

@@ -1,0 +1,195 @@
+"""Training one run from its inputs to its finished folder: the part that needs torch."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.core import DataSpec
+from composer.utils import dist, get_device
+from torch import nn
+
+from harness.callbacks.progress_line import ProgressLine
+from harness.callbacks.wandb_mirror import Mirror, run_settings
+from harness.config.load import to_dict
+from harness.config.schema import RunConfig
+from harness.data.loader import build_dataloader, data_spec
+from harness.data.shards import read_fingerprint, verify_shards
+from harness.errors import HarnessError
+from harness.models.checkpoint import save_model
+from harness.training.assembly import Training, batch_per_process, build_training, method_settings
+from harness.training.inputs import ENCODERS, EVALUATORS, monitors, parents
+from harness.training.manifest import build_manifest, processor_name, surroundings
+from harness.training.method_builder import build_method
+from harness.training.request import Request
+from harness.training.run_store import RESULTS, RunFolder
+from harness.training.weights import save_weights
+
+WANDB = Path(".work/wandb")
+TIMEOUT = 3600.0  # seconds that processes wait for each other: the monitor, or another run that is waited for
+
+
+def train(
+    request: Request,
+    folder: RunFolder,
+    *,
+    fingerprint: str,
+    inputs: dict[str, str],
+    root: Path,
+) -> None:
+    """Train a run to its end, from wherever it was interrupted, and mark it finished.
+
+    Raises:
+        HarnessError: damaged data or weights, settings that do not fit, a gradient that is not finite.
+    """
+    started, config = datetime.now(UTC), request.config
+    torch.set_num_threads(config.threads)
+    _quiet()
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(get_device(None), TIMEOUT)
+    data = open_data(config, root)
+    method = build_method(config, root)
+    rank = dist.get_global_rank()
+    if rank == 0 and config.method == "dmd" and not (folder.path / "init").exists():
+        save_model(method.generator, folder.path / "init")  # type: ignore[arg-type]
+    training = build_training(
+        config,
+        method,
+        data,
+        folder.path,
+        fingerprint=fingerprint,
+        save_best=lambda network: save_weights(network, folder.path / "best"),
+        sample_and_score=_monitor(config, root),
+        watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
+    )
+    mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
+    training.trainer.fit()
+    _collect(config, training, folder)
+    if rank == 0:
+        manifest = build_manifest(
+            fingerprint=fingerprint,
+            config=to_dict(config),
+            inputs=inputs,
+            parents=parents(config, root),
+            surroundings=surroundings(root),
+            measured=measured(config, training, started),
+        )
+        folder.finish(manifest)
+    if mirror is not None:
+        mirror.close()
+    dist.barrier()
+    training.trainer.close()
+
+
+def tracking(request: Request, fingerprint: str, inputs: dict[str, str]) -> dict[str, Any]:
+    """How trackers file the run."""
+    config = request.config
+    return run_settings(
+        fingerprint=fingerprint,
+        group=request.group,
+        name=request.name,
+        job_type="train",
+        config={**to_dict(config), "inputs": inputs, "fingerprint": fingerprint, "target": request.target},
+        tags=[config.preset, config.method, f"seed{config.seed}", *(["ad_hoc"] if request.is_ad_hoc else [])],
+    )
+
+
+def _quiet() -> None:
+    """Hide warnings of the libraries that a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(composer|torch|streaming|diffusers)\b.*")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def open_data(config: RunConfig, root: Path) -> DataSpec:
+    """Batches of the training clips, cut to the run's number of latent frames.
+
+    Raises:
+        HarnessError: shards are damaged, or do not hold what the run needs.
+    """
+    folder = root / config.data
+    encoded = read_fingerprint(folder)
+    frames = encoded["latent_shape"][1]
+    if frames < config.frames:
+        raise HarnessError(
+            f"frames: {config.frames} latent frames wanted, the clips in {folder} have {frames}; "
+            "encode longer clips, or lower it"
+        )
+    if dist.get_local_rank() == 0:
+        verify_shards(folder / "train")
+    dist.barrier()
+    loader = build_dataloader(
+        folder / "train",
+        batch_per_process(config, dist.get_world_size()),
+        seed=config.seed,
+        text_length=encoded["text_length"],
+    )
+    spec = data_spec(loader)
+    spec.batch_transforms = (
+        lambda batch: {  # without what no method reads: the Trainer copies each batch deeply
+            "latent": batch["latent"][:, :, : config.frames],
+            "condition": batch["condition"],
+            "key": batch["key"],
+        }
+    )
+    return spec
+
+
+def _monitor(config: RunConfig, root: Path) -> Callable[[nn.Module], dict[str, float]] | None:
+    if not monitors(config):
+        return None
+    from harness.evaluation.monitor import build_monitor
+
+    return build_monitor(
+        config,
+        data_folder=root / config.data,
+        evaluators_folder=root / EVALUATORS,
+        encoders_folder=root / ENCODERS,
+    )
+
+
+def _collect(config: RunConfig, training: Training, folder: RunFolder) -> None:
+    """Put what is given out into `output/`: the best, the last and the first weights, and the tables."""
+    checkpoints = folder.output / "checkpoints"
+    if dist.get_global_rank() == 0:
+        shutil.rmtree(folder.output, ignore_errors=True)
+    dist.barrier()
+    with training.ema.applied() as generator:
+        save_weights(generator, checkpoints / "last")
+    if dist.get_global_rank() == 0:
+        best = folder.path / "best"
+        found = training.monitor is not None and training.monitor.best is not None
+        shutil.copytree(best if found else checkpoints / "last", checkpoints / "model")
+        if config.method == "dmd":
+            shutil.copytree(folder.path / "init", checkpoints / "init")
+        for name in RESULTS:
+            if (folder.path / name).is_file():
+                shutil.copyfile(folder.path / name, folder.output / name)
+
+
+def measured(config: RunConfig, training: Training, started: datetime) -> dict[str, Any]:
+    """The part of the manifest that is known at the end."""
+    meter = training.meter.state_dict()
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else processor_name(),
+        "threads": config.threads,
+        "seeds": {"run": config.seed},
+        "world_size": dist.get_world_size(),
+        "effective_batch": method_settings(config).batch_size,
+        "flags": {
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+        },
+        "updates": training.order.done(training.order.batches),
+        "compute": training.meter.compute(),
+        "wall_seconds": round(meter["wall_seconds"], 2),
+        "peak_memory_mib": round(meter["peak_memory_mib"], 1),
+        "best": training.monitor.best if training.monitor is not None else None,
+        "started": f"{started:%Y-%m-%dT%H:%M:%SZ}",
+        "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.callbacks.flops import DenoiserCost, causal_pairs, matmul_parameters
+from harness.models.causal_wan import CausalWan
+from harness.models.kv_cache import KVCache
+
+FRAMES, ROWS, TEXT = 4, 4, 5
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return CausalWan(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=3,
+        ffn_dim=40,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=16,
+    )
+
+
+def arguments(frames=FRAMES, times=None):
+    return {
+        "hidden_states": torch.randn(2, 4, frames, ROWS, ROWS),
+        "timestep": torch.full((2,) if times is None else (2, times), 500.0),
+        "encoder_hidden_states": torch.randn(2, TEXT, 8),
+    }
+
+
+def measured(network, **kwargs):
+    """FLOPs as torch counts them, with attention written out as matrix products."""
+    attention = nn.functional.scaled_dot_product_attention
+
+    def plain(query, key, value, attn_mask=None, **other):
+        return ((query @ key.transpose(-2, -1)).softmax(-1)) @ value
+
+    nn.functional.scaled_dot_product_attention = plain
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(**kwargs)
+    finally:
+        nn.functional.scaled_dot_product_attention = attention
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "per frame", "cached"])
+def test_counts_what_torch_counts(network, kind):
+    kwargs = arguments(times=FRAMES if kind == "per frame" else None)
+    if kind == "cached":
+        cache = KVCache()
+        with torch.no_grad():
+            network(**kwargs, cache=cache, write_cache=True)
+        kwargs = arguments() | {"cache": cache, "frame_offset": FRAMES}
+        kwargs["encoder_hidden_states"] = torch.randn(2, TEXT, 8)  # another prompt: nothing is reused
+    assert DenoiserCost(network).of((), kwargs) == pytest.approx(measured(network, **kwargs), rel=0.01)
+
+
+def test_a_causal_mask_costs_what_is_seen():
+    assert causal_pairs(6, 2) == 2 * 2 + 2 * 4 + 2 * 6
+    assert causal_pairs(5, 2) == 2 * 2 + 2 * 4 + 1 * 5
+    assert causal_pairs(4, (1, 3)) == 1 + 3 * 4
+    assert causal_pairs(6, 6) == 36
+
+
+def test_clean_frames_double_the_tokens(network):
+    cost = DenoiserCost(network)
+    noisy = cost.of((), arguments() | {"frames_per_block": 2})
+    both = cost.of((), arguments() | {"frames_per_block": 2, "clean_hidden_states": torch.zeros(2, 4, 4, 4, 4)})
+    per_text = 2 * 2 * TEXT * matmul_parameters(network)["text"]
+    per_time = 2 * 2 * matmul_parameters(network)["time"]
+    assert both - per_text - per_time == 2 * (noisy - per_text - per_time)
+
+
+def test_a_double_without_a_config_is_counted_by_its_products():
+    double = nn.Linear(3, 7)
+    assert DenoiserCost(double).of((), {"hidden_states": torch.zeros(2, 1, 4, 3, 3)}) == 2 * 2 * 4 * 9 * 21

@@ -1,0 +1,222 @@
+"""A synthetic project folder: a declaration and the results of runs with numbers that the tests choose."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.config.documents import dump_yaml, read_yaml
+from harness.config.load import resolve_target
+from harness.config.structure import to_dict
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPERIMENT = "two_stage_vs_one_stage"
+OPTIMIZER = {"lr": 1e-3}
+RUN = {
+    "model": "tiny",
+    "frames": 9,
+    "sft": {"updates": 100, "optimizer": OPTIMIZER},
+    "causal_sft": {"updates": 50, "optimizer": OPTIMIZER},
+    "dmd": {"generator_updates": 40, "generator_optimizer": OPTIMIZER, "critic_optimizer": OPTIMIZER},
+    "rollout": {"denoising_steps": [1000, 500]},
+    "monitor": {"every_updates": 10},
+}
+PARAMS = {
+    "preset": "tiny",
+    "seeds": [0, 1, 2],
+    "presets": {
+        "tiny": {
+            "data": {
+                "source": "moving_digits",
+                "height": 24,
+                "width": 24,
+                "frames": 33,
+                "clips": {"train": 8, "validation": 8, "test": 8},
+            },
+            "encoders": {},
+            "evaluators": {"steps": 10},
+            "evaluation": {},
+            "run": RUN,
+        }
+    },
+}
+PROTOCOL = {"prompts_sha256": "ab" * 32, "clips": 128, "repeats": 1, "seeds": [1234], "frames": 33, "size": [24, 24]}
+FVD = {"two_stage": [51.0, 52.0, 53.0], "one_stage": [62.0, 62.5, 64.0]}
+PROMPTS = [f"a {c} 3 moving {d} slowly" for c, d in (("red", "left"), ("green", "up"), ("blue", "down"), ("red", "up"))]
+
+
+def metrics(fvd: float) -> dict:
+    """A card's metrics, all derived from one number so that tests can reason about them."""
+    values = {
+        "fvd": fvd,
+        "conditional_distance": fvd / 1000,
+        "caption_accuracy": 1.0 - fvd / 1000,
+        "recall": 1.0 - fvd / 200,
+        "identity": 1.0 - fvd / 500,
+        "rigid_error": fvd / 900,
+        "ink": 1.0 + fvd / 1000,
+        "saturation": 1.0,
+    }
+    return {name: {"value": v, "low": v - 0.01 * fvd, "high": v + 0.01 * fvd} for name, v in values.items()}
+
+
+def webp(color: tuple[int, int, int], frames: int = 6) -> bytes:
+    """A short animated clip: a square that moves."""
+    images = []
+    for i in range(frames):
+        image = Image.new("RGB", (24, 24), (10, 10, 14))
+        image.paste(color, (2 + 2 * i, 8, 10 + 2 * i, 16))
+        images.append(image)
+    stream = io.BytesIO()
+    images[0].save(stream, "WEBP", save_all=True, append_images=images[1:], duration=125, loop=0, lossless=True)
+    return stream.getvalue()
+
+
+class World:
+    """A project folder whose results can be changed one by one."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        if (root / "params.yaml").exists():
+            return
+        shutil.copytree(REPOSITORY / "experiments", root / "experiments")
+        (root / "params.yaml").write_text(dump_yaml(PARAMS))
+
+    def copy(self, root: Path) -> World:
+        shutil.copytree(self.root, root)
+        return World(root)
+
+    def declaration(self, name: str = EXPERIMENT) -> Path:
+        return self.root / "experiments" / name / "experiment.yaml"
+
+    def edit_declaration(self, change, name: str = EXPERIMENT) -> None:
+        document = read_yaml(self.declaration(name))
+        change(document)
+        self.declaration(name).write_text(dump_yaml(document))
+
+    def edit(self, file: str, change) -> None:
+        path = self.root / "results" / file
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+    def write_baselines(self) -> None:
+        values = {"real": 18.0, "codec": 22.0, "teacher": 49.0, "teacher_cut_cfg": 98.0, "teacher_cut": 110.0}
+        self.write("teacher", {name: (value, 2) for name, value in values.items()}, parents=[], flops=500.0)
+        for seed in (0, 1, 2):
+            models = {"causal_sft": 61.0, "causal_sft_euler": 66.0, "causal_sft_cfg": 84.0}
+            self.write(
+                f"causal_sft/seed{seed}",
+                {name: (value + 0.5 * seed, 6) for name, value in models.items()},
+                parents=["teacher"],
+                flops=80.0,
+            )
+
+    def write_arms(self, name: str = EXPERIMENT, fvd=FVD, init=None) -> None:
+        for arm, values in fvd.items():
+            start = (init or {}).get(arm, 61.0 if arm == "two_stage" else 125.0)
+            for seed, value in enumerate(values):
+                parents = ["teacher", f"causal_sft/seed{seed}"] if arm == "two_stage" else ["teacher"]
+                self.write(
+                    f"{name}/{arm}/seed{seed}",
+                    {"student": (value, 6), "init": (start + 0.5 * seed, 6)},
+                    parents=parents,
+                    flops=200.0,
+                    curve=(start + 0.5 * seed, value),
+                )
+
+    def write(self, target: str, models: dict, parents: list[str], flops: float, curve=None) -> None:
+        folder = self.root / "results" / target
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        cards = {"schema": 1, "target": target, "protocol": PROTOCOL, "prompts": PROMPTS, "models": {}}
+        for i, (name, (fvd, forwards)) in enumerate(models.items()):
+            clips = []
+            for k in range(4):
+                (folder / "clips" / f"{name}_{k}.webp").write_bytes(webp((60 + 40 * k, 200 - 30 * i, 90 + 30 * i)))
+                clips.append(f"clips/{name}_{k}.webp")
+            cards["models"][name] = {
+                "label": name.replace("_", " "),
+                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0},
+                "metrics": metrics(fvd),
+                "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
+                "seconds_per_video": 0.01 * forwards,
+                "denoiser_forwards_per_video": forwards,
+                "clips": clips,
+            }
+        (folder / "cards.json").write_text(json.dumps(cards))
+        (folder / "manifest.json").write_text(json.dumps(self._manifest(target, parents, flops)))
+        if curve:
+            (folder / "quality.csv").write_text(quality(*curve, flops=flops))
+
+    def _manifest(self, target: str, parents: list[str], flops: float) -> dict:
+        config = to_dict(resolve_target(target, self.root))
+        return {
+            "schema": 1,
+            "target": target,
+            "fingerprint": f"{'one' if target.endswith(('one_stage/seed0', '/causal/seed0')) else target}",
+            "ad_hoc": False,
+            "command": f"python harness/train.py --target {target}",
+            "config": config,
+            "inputs": {"data": "cd" * 32, "teacher": "ef" * 32},
+            "parents": [
+                {
+                    "target": p,
+                    "fingerprint": p,
+                    "compute": {
+                        "teraflops": 500.0 if p == "teacher" else 80.0,
+                        "device_seconds": 250.0 if p == "teacher" else 40.0,
+                    },
+                }
+                for p in parents
+            ],
+            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "diff_sha256": None},
+            "lock_sha256": "12" * 32,
+            "packages": {"torch": "2.7.0"},
+            "device": "cpu",
+            "threads": 1,
+            "seeds": {"run": config["seed"]},
+            "world_size": 1,
+            "effective_batch": 8,
+            "updates": {"generator": 40, "critic": 200},
+            "compute": {"teraflops": flops, "denoiser_forwards": 1000, "device_seconds": flops / 2},
+            "wall_seconds": flops / 2 + 10,
+            "peak_memory_mib": 900,
+            "best": {"update": 40, "metric": "fvd", "value": 50.0},
+            "started": "2025-01-01T00:00:00Z",
+            "finished": "2025-01-01T00:03:00Z",
+        }
+
+
+def quality(start: float, end: float, flops: float) -> str:
+    """A monitor file: five readings on a straight line from `start` to `end`."""
+    stream = io.StringIO()
+    rows = []
+    for k in range(5):
+        values = {name: entry["value"] for name, entry in metrics(start + (end - start) * k / 4).items()}
+        rows.append({"update": 10 * k, "teraflops": flops * k / 4, "device_seconds": flops * k / 8, **values})
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> World:
+    """The synthetic project, made once."""
+    world = World(tmp_path_factory.mktemp("template"))
+    world.write_baselines()
+    world.write_arms()
+    world.write_arms("causal_vs_bidirectional", {"causal": [62.0, 62.5, 64.0], "bidirectional": [55.0, 61.9, 63.0]})
+    return world
+
+
+@pytest.fixture
+def world(template, tmp_path) -> World:
+    """A copy that a test may change. Two stages are better by about 11 in each seed, and cost 80 TFLOP more."""
+    return template.copy(tmp_path / "project")

@@ -1,0 +1,127 @@
+import pytest
+
+from harness.comparison.compare import compare
+from harness.comparison.declaration import load_declaration
+from harness.comparison.judge import gain, strongest_baseline
+from harness.comparison.results import read_results
+
+NAME = "two_stage_vs_one_stage"
+
+
+def verdicts(world) -> dict:
+    declaration = load_declaration(NAME, world.root)
+    comparison, _ = compare(declaration, read_results(declaration, world.root))
+    return {h["name"]: h for h in comparison["hypotheses"]}
+
+
+def test_gain_is_positive_for_the_better_one_in_every_direction():
+    assert gain("fvd", 50.0, 60.0) == 10.0
+    assert gain("recall", 0.5, 0.75) == -0.25
+    assert gain("ink", 1.25, 0.5) == 0.25
+
+
+def test_supported_at_equal_updates_and_at_equal_compute(world):
+    h = verdicts(world)["two_stages_help"]
+    assert h["on"]["updates"]["outcome"] == "supported"
+    assert h["on"]["updates"]["gains"] == pytest.approx([11.0, 10.5, 11.0])
+    # at 200 TFLOP the two stages are at 55, 55.8 and 56.6
+    assert h["on"]["teraflops"]["budget"] == 200.0
+    assert h["on"]["teraflops"]["gains"] == pytest.approx([7.0, 6.7, 7.4])
+    assert h["summary"] == "supported at equal generator updates and at equal measured compute"
+
+
+def test_a_claim_may_hold_on_one_axis_only(world):
+    # both arms end as before, but one_stage had the cheaper updates: at its last reading two_stage has hardly begun
+    world.write_arms(
+        fvd={"two_stage": [51.0, 52.0, 53.0], "one_stage": [56.0, 57.1, 58.0]},
+        init={"one_stage": 70.0, "two_stage": 90.0},
+    )
+    h = verdicts(world)["two_stages_help"]
+    assert h["on"]["updates"]["outcome"] == "supported"
+    assert h["on"]["teraflops"]["outcome"] == "not supported"
+    assert h["summary"] == "supported at equal generator updates; not supported at equal measured compute"
+
+
+def test_not_supported(world):
+    world.write_arms(fvd={"two_stage": [60.0, 60.2, 60.1], "one_stage": [60.1, 60.2, 60.0]})
+    h = verdicts(world)["two_stages_help"]
+    assert h["on"]["updates"]["outcome"] == "not supported"
+    assert "excludes a gain of 2" in h["on"]["updates"]["reason"]
+
+
+def test_undecided(world):
+    world.write_arms(fvd={"two_stage": [50.0, 60.0, 57.0], "one_stage": [60.0, 59.0, 61.0]})
+    h = verdicts(world)["two_stages_help"]
+    assert h["on"]["updates"]["outcome"] == "undecided"
+    assert "seeds would tell" in h["on"]["updates"]["reason"]
+
+
+def test_baselines_are_the_strongest_of_their_kind(world):
+    found = verdicts(world)
+    assert found["beats_the_cut_teacher"]["against"] == "teacher_cut_cfg"
+    assert found["beats_causal_sft"]["against"] == "causal_sft"
+    world.edit("teacher/cards.json", lambda c: c["models"]["teacher_cut"]["metrics"]["fvd"].update(value=50.0))
+    assert verdicts(world)["beats_the_cut_teacher"]["against"] == "teacher_cut"
+
+
+def test_strongest_follows_the_direction_of_the_metric(world):
+    declaration = load_declaration(NAME, world.root)
+    results = read_results(declaration, world.root)
+    assert strongest_baseline(results, "two_stage", "causal_sft", "recall", 0.95).model == "causal_sft"
+    assert strongest_baseline(results, "two_stage", "causal_sft", "precision", 0.95) is None
+
+
+def test_beating_a_baseline_needs_the_intervals_apart(world):
+    def blur(card):
+        card["models"]["teacher_cut_cfg"]["metrics"]["fvd"].update(value=60.0, low=40.0, high=80.0)
+
+    assert verdicts(world)["beats_the_cut_teacher"]["on"]["updates"]["outcome"] == "supported"
+    world.edit("teacher/cards.json", blur)
+    on = verdicts(world)["beats_the_cut_teacher"]["on"]["updates"]
+    assert (on["outcome"], on["apart"]) == ("undecided", False)
+    assert "overlap" in on["reason"]
+
+
+def test_an_init_that_no_seed_trained_has_the_interval_of_its_evaluation(world):
+    for seed in (0, 1, 2):
+        entry = {"value": 125.0, "low": 120.0, "high": 130.0}
+        world.edit(
+            f"{NAME}/one_stage/seed{seed}/cards.json",
+            lambda card, entry=entry: card["models"]["init"]["metrics"].update(fvd=entry),
+        )
+    results = read_results(load_declaration(NAME, world.root), world.root)
+    interval = strongest_baseline(results, "one_stage", "own_init", "fvd", 0.95).interval
+    assert (interval.low, interval.high, interval.n) == (120.0, 130.0, 1)
+
+
+def test_unequal_measured_budgets_decide_nothing(world):
+    world.edit(f"{NAME}/one_stage/seed1/manifest.json", lambda m: m["updates"].update(generator=39))
+    found = verdicts(world)
+    assert found["two_stages_help"]["on"]["updates"]["outcome"] == "undecided"
+    assert "generator_updates from 39 to 40" in found["two_stages_help"]["on"]["updates"]["reason"]
+    assert found["beats_its_init"]["on"]["updates"]["outcome"] == "supported"
+
+
+def test_compute_spent_before_the_arm_began_is_said(world):
+    def dear(manifest):
+        manifest["parents"][1]["compute"]["teraflops"] = 900.0
+
+    for seed in (0, 1, 2):
+        world.edit(f"{NAME}/two_stage/seed{seed}/manifest.json", dear)
+    on = verdicts(world)["two_stages_help"]["on"]["teraflops"]
+    assert on["outcome"] == "undecided"
+    assert "arm two_stage was still in the stages before its own training" in on["reason"]
+
+
+def test_a_metric_missing_from_a_card_decides_nothing(world):
+    world.edit(f"{NAME}/one_stage/seed1/cards.json", lambda c: c["models"]["student"]["metrics"].pop("fvd"))
+    on = verdicts(world)["two_stages_help"]["on"]["updates"]
+    assert (on["outcome"], on["reason"]) == ("undecided", "fvd is not on the cards of every seed")
+
+
+def test_p_values_are_adjusted_over_all_hypotheses_of_an_axis(world):
+    found = verdicts(world).values()
+    p = sorted(h["on"]["updates"]["p_t"] for h in found)
+    assert min(h["on"]["updates"]["p_holm"] for h in found) == pytest.approx(4 * p[0])
+    only = next(h for h in found if h["between_arms"])["on"]["teraflops"]
+    assert only["p_holm"] == only["p_t"]

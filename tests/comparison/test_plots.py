@@ -1,0 +1,55 @@
+import re
+from xml.etree import ElementTree
+
+from harness.comparison.plots import Line, inline, line_plot, paired_plot, spread, strip
+
+LINES = [Line(label="a", x=[0, 10, 20], y=[3.0, 2.0, 1.5], series=0), Line(label="t", x=[0, 20], y=[1.0, 1.0])]
+
+
+def test_figures_are_the_same_bytes_every_time():
+    assert line_plot(LINES, "x", "y", "f", "alt") == line_plot(LINES, "x", "y", "f", "alt")
+
+
+def test_figures_take_their_colors_from_the_page_and_name_nothing_outside():
+    svg = line_plot(LINES, "generator updates", "Recall", "f", "Recall & more", mark_x=10)
+    assert "var(--arm-1)" in svg
+    assert "var(--muted)" in svg
+    assert not re.search(r"#[0-9a-f]{6}\b(?!-)", svg.replace("#f-", ""))
+    assert "http" not in svg
+    assert "<style" not in svg
+    assert 'aria-label="Recall &amp; more"' in svg
+    assert ">generator updates</text>" in svg
+    ElementTree.fromstring(svg)
+
+
+def test_ids_do_not_clash_between_figures():
+    one, two = (set(re.findall(r' id="([^"]+)"', line_plot(LINES, "x", "y", name, "alt"))) for name in ("one", "two"))
+    assert one
+    assert not one & two
+    used = re.findall(r'(?:href="|url\()#([^")]+)', line_plot(LINES, "x", "y", "one", "alt"))
+    assert set(used) <= one
+
+
+def test_paired_plot_draws_every_seed():
+    values = {"a": {"0": 1.0, "1": 2.0}, "b": {"0": 3.0, "1": 3.01}}
+    svg = paired_plot(values, ["A", "B"], "Recall", "p", "alt")
+    assert svg.count("seed ") == 2
+
+
+def test_labels_keep_their_distance():
+    placed = spread({"x": 1.0, "y": 1.1, "z": 5.0}, 0.5)
+    assert placed == {"x": 1.0, "y": 1.5, "z": 5.0}
+
+
+def test_strip_puts_values_on_its_scale():
+    svg = strip(2.0, 6.0, 4.0, [3.0, 5.0], (0.0, 8.0), "yes", "gain 4", zero=0.0, threshold=1.0)
+    tree = ElementTree.fromstring(svg)
+    mean = next(node for node in tree if node.get("class") == "mean")
+    assert float(mean.get("x1")) == 110.0
+    assert len([node for node in tree if node.get("class") == "seed"]) == 2
+
+
+def test_inline_drops_the_prologue():
+    assert inline('<?xml version="1.0"?><svg viewBox="0 0 1 1" xmlns="x"><g id="a"/></svg>', "n", "alt").startswith(
+        "<svg class"
+    )

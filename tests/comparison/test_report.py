@@ -1,0 +1,210 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from harness.comparison import compare, report
+from harness.errors import HarnessError
+
+NAMES = ("two_stage_vs_one_stage", "causal_vs_bidirectional")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+
+# Both widths in frames of one page: what does not fit, what did not load, and how many pictures there are.
+PROBE = """<body style="margin:0">%s<pre id=out></pre><script>
+addEventListener('load', async () => {
+  const found = [];
+  for (const frame of document.querySelectorAll('iframe')) {
+    const page = frame.contentDocument, root = page.documentElement;
+    const images = [...page.images];
+    await Promise.all(images.map(image => image.decode().catch(() => 0)));
+    found.push({src: frame.src.split('/').pop(), width: frame.clientWidth,
+      overflow: root.scrollWidth - root.clientWidth, images: images.length,
+      broken: images.filter(image => !image.naturalWidth).length,
+      bare: images.filter(image => !image.alt).length, small: [...page.querySelectorAll('.plot text')].filter(
+        text => text.getBoundingClientRect().height && text.getBoundingClientRect().height < 8).length});
+  }
+  document.getElementById('out').textContent = 'PROBE' + JSON.stringify(found) + 'END';
+});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def once(template, tmp_path_factory):
+    world = template.copy(tmp_path_factory.mktemp("built") / "project")
+    for name in NAMES:
+        compare.main(name, world.root)
+    report.main(world.root)
+    return world
+
+
+@pytest.fixture
+def built(once, tmp_path):
+    """A project with its report; a copy that a test may change."""
+    return once.copy(tmp_path / "built")
+
+
+def pages(world) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(world.root)): p.read_bytes()
+        for p in sorted((world.root / "reports").rglob("*"))
+        if p.is_file()
+    }
+
+
+class References(HTMLParser):
+    """All that a page points to, and the order of its headings."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+        self.headings: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.found += [value for key, value in attrs if key in ("src", "href", "srcset", "poster") and value]
+        if tag == "h2" and values.get("id"):
+            self.headings.append(values["id"])
+
+
+def test_rebuild_is_byte_identical_from_comparisons_alone(built):
+    before = pages(built)
+    assert {"reports/index.html", *(f"reports/{name}.html" for name in NAMES)} <= set(before)
+    shutil.rmtree(built.root / "reports")
+    shutil.rmtree(built.root / "results")
+    shutil.rmtree(built.root / "experiments")
+    report.main(built.root)
+    assert pages(built) == before
+
+
+def test_pages_load_nothing_from_elsewhere(built):
+    for name, data in pages(built).items():
+        if not name.endswith(".html"):
+            continue
+        parser = References()
+        parser.feed(data.decode())
+        for target in parser.found:
+            assert target.startswith(("data:", "#")) or re.fullmatch(r"[a-z0-9_]+\.html", target), target
+        assert b"//" not in re.sub(rb"base64,[A-Za-z0-9+/=]+", b"", data)
+        assert b"<script" not in data
+        assert b"@import" not in data
+
+
+def test_order_of_a_page(built):
+    parser = References()
+    parser.feed(pages(built)[f"reports/{NAMES[0]}.html"].decode())
+    expected = [
+        "verdict",
+        "paired",
+        "curves",
+        "clips",
+        "frames",
+        "baselines",
+        "settings",
+        "budget",
+        "provenance",
+        "honesty",
+    ]
+    assert parser.headings == expected
+
+
+def test_page_says_what_was_found(built):
+    page = pages(built)[f"reports/{NAMES[0]}.html"].decode()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "supported at equal generator updates and at equal measured compute." in text
+    assert "Causal SFT, then DMD misses the full teacher by 3 on Fréchet video distance" in text
+    assert "cannot give a p below .25 with 3 pairs" in text
+    assert "Seed 0 of DMD from the teacher and of arm causal of causal_vs_bidirectional are the very same run" in text
+    assert "40 generator updates in every run" in text
+    index = pages(built)["reports/index.html"].decode()
+    assert all(f'href="{name}.html"' in index for name in NAMES)
+
+
+def test_broken_guardrail_is_on_the_page(world):
+    for seed in (0, 1, 2):
+        world.edit(
+            f"{NAMES[0]}/one_stage/seed{seed}/cards.json",
+            lambda c: c["models"]["student"]["metrics"]["ink"].update(value=1.4),
+        )
+    compare.main(NAMES[0], world.root)
+    report.main(world.root)
+    assert "Guardrail broken" in (world.root / "reports" / f"{NAMES[0]}.html").read_text()
+
+
+def test_page_without_the_primary_metric_still_builds(world):
+    for cards in (world.root / "results").rglob("cards.json"):
+        card = json.loads(cards.read_text())
+        for model in card["models"].values():
+            model["metrics"], model["by_frame"], model["clips"] = {}, {}, []
+        cards.write_text(json.dumps(card))
+    for quality in (world.root / "results").rglob("quality.csv"):
+        quality.write_text("update,teraflops,device_seconds\n0,0,0\n40,200,100\n")
+    compare.main(NAMES[0], world.root)
+    page = report.main(world.root).with_name(f"{NAMES[0]}.html").read_text()
+    assert "fvd is not on the cards of every seed" in " ".join(page.split()).lower()
+
+
+def test_markup_in_a_prompt_is_text(world):
+    world.edit("teacher/cards.json", lambda card: card.update(prompts=["<b>bold</b> & co"] * 4))
+    compare.main(NAMES[0], world.root)
+    page = report.main(world.root).with_name(f"{NAMES[0]}.html").read_text()
+    assert "&lt;b&gt;bold&lt;/b&gt; &amp; co" in page
+    assert "<b>bold" not in page
+
+
+def test_missing_clip_says_what_to_run(built):
+    (built.root / "comparisons" / NAMES[0] / "clips" / "real_0.webp").unlink()
+    with pytest.raises(HarnessError, match=f"compare {NAMES[0]}"):
+        report.main(built.root)
+
+
+def test_page_of_a_removed_experiment_goes(built):
+    shutil.rmtree(built.root / "comparisons" / NAMES[1])
+    report.main(built.root)
+    assert f"reports/{NAMES[1]}.html" not in pages(built)
+
+
+def test_a_third_experiment_is_a_third_folder(built):
+    def change(document):
+        document.update(name="three_starts")
+        document["arms"]["from_noise"] = {"label": "DMD from noise", "set": {"init.kind": "random"}}
+
+    shutil.copytree(built.declaration().parent, built.root / "experiments" / "three_starts")
+    built.edit_declaration(change, "three_starts")
+    arms = {"two_stage": [51.0, 52.0, 53.0], "one_stage": [62.0, 62.5, 64.0], "from_noise": [150.0, 151.0, 149.0]}
+    built.write_arms("three_starts", arms)
+    compare.main("three_starts", built.root)
+    report.main(built.root)
+    page = pages(built)["reports/three_starts.html"].decode()
+    assert page.count("DMD from noise") > 5
+    assert 'href="three_starts.html"' in pages(built)["reports/index.html"].decode()
+
+
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no Chromium here")
+def test_in_a_browser(built, tmp_path):
+    sources = [built.root / "reports" / f"{name}.html" for name in ("index", *NAMES)]
+    frames = [
+        f'<iframe src="file://{source}" width="{width}" height="900" style="border:0"></iframe>'
+        for source in sources
+        for width in (1280, 400)
+    ]
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE % "".join(frames))
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+        "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000",
+        "--virtual-time-budget=8000", "--dump-dom", f"file://{probe}",
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in run.stderr, run.stderr
+    match = re.search(r"PROBE(\[.*\])END", run.stdout)
+    assert match, run.stderr
+    found = json.loads(match[1])
+    assert len(found) == 6
+    for page in found:
+        assert page["overflow"] <= 0, page
+        assert page["broken"] == page["bare"] == page["small"] == 0, page
+        assert page["images"] == (0 if page["src"] == "index.html" else 2 * 6 * 4), page

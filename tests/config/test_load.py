@@ -1,0 +1,175 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.config.load import (
+    known_keys,
+    load_params,
+    parse_overrides,
+    resolve_file,
+    resolve_target,
+    split_target,
+    to_dict,
+)
+from harness.config.schema import RunConfig
+from harness.config.structure import structure
+from harness.errors import HarnessError
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = list(load_params(ROOT / "params.yaml").raw["presets"])
+EXPERIMENT = """\
+seeds: [0]
+fixed: {method: dmd, dmd.cfg_scale: 1.5}
+arms:
+  one: {label: One, set: {init.kind: teacher}}
+  two: {label: Two, set: {init: {kind: causal_sft}, dmd.cfg_scale: 3}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    folder = tmp_path / "experiments/trial"
+    folder.mkdir(parents=True)
+    (folder / "experiment.yaml").write_text(EXPERIMENT)
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_whole_and_can_be_tracked_by_dvc(name):
+    params = load_params(ROOT / "params.yaml", name)
+    assert params.preset_name == name
+    assert "." not in name, "DVC splits parameter names at dots"
+
+
+def test_the_published_settings_of_wan():
+    dmd = resolve_file(ROOT / "configs/dmd.yaml", ["preset=wan2_1-t2v-1_3b"], ROOT / "params.yaml")
+    assert (dmd.frames, dmd.rollout.shift, dmd.dmd.batch_size) == (21, 5.0, 64)
+    assert (dmd.dmd.generator_optimizer.lr, dmd.dmd.critic_optimizer.lr) == (2e-6, 4e-7)
+    presets = load_params(ROOT / "params.yaml").raw["presets"]
+    assert presets["wan2_1-t2v-1_3b"]["run"]["rollout"]["denoising_steps"] == [1000, 750, 500, 250]
+    assert presets["wan2_1-t2v-1_3b"]["run"]["dmd"]["cfg_scale"] == 4.0
+    assert presets["wan2_1-i2v-14b-480p"]["run"]["dmd"]["cfg_scale"] == 7.0
+
+
+def test_the_example_configurations_resolve():
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert resolve_file(path, (), ROOT / "params.yaml").method == path.stem
+
+
+def test_targets(project):
+    teacher = resolve_target("teacher", project)
+    assert (teacher.method, teacher.init.kind, teacher.seed) == ("sft", "random", 0)
+    sft = resolve_target("causal_sft/seed2", project)
+    assert (sft.method, sft.init.kind, sft.seed) == ("causal_sft", "teacher", 2)
+    one, two = resolve_target("trial/one/seed1", project), resolve_target("trial/two/seed0", project)
+    assert (one.method, one.init.kind, one.dmd.cfg_scale, one.seed) == ("dmd", "teacher", 1.5, 1)
+    assert (two.init.kind, two.dmd.cfg_scale) == ("causal_sft", 3.0)
+    assert structure(RunConfig, to_dict(two), "resolved") == two
+
+
+@pytest.mark.parametrize(
+    "target", ["", "tacher", "teacher/seed0", "causal_sft", "causal_sft/a/seed0", "e/a", "e/a/seed01", "E/a/seed0"]
+)
+def test_a_malformed_target_shows_the_forms(target):
+    with pytest.raises(HarnessError, match="names no run: expected `teacher`"):
+        split_target(target)
+
+
+def test_unknown_names_are_suggested(project):
+    with pytest.raises(HarnessError, match=r'no experiment "trail"; did you mean `trial`'):
+        resolve_target("trail/one/seed0", project)
+    with pytest.raises(HarnessError, match=r'no arm "tow"; did you mean `two`'):
+        resolve_target("trial/tow/seed0", project)
+    with pytest.raises(HarnessError, match=r'no preset "tini"; did you mean `tiny`'):
+        load_params(project / "params.yaml", "tini")
+
+
+def test_problems_of_an_experiment_come_together_with_their_places(project):
+    path = project / "experiments/trial/experiment.yaml"
+    edit(path, "dmd.cfg_scale: 1.5", "dmd: {cfg_scal: 1}, seed: 3")
+    edit(path, "init.kind: teacher", "init.kin: teacher")
+    with pytest.raises(HarnessError) as caught:
+        resolve_target("trial/one/seed0", project)
+    text = str(caught.value)
+    assert "experiment.yaml: 3 problems" in text
+    for line in (
+        "fixed.dmd.cfg_scal: unknown key",
+        "fixed.seed: is given by the target",
+        "arms.one.set.init.kin: unknown",
+    ):
+        assert line in text
+
+
+def test_a_bad_value_is_reported_where_it_was_given(project):
+    path = project / "experiments/trial/experiment.yaml"
+    edit(path, "dmd.cfg_scale: 3", "dmd.cfg_scale: 0.5")
+    with pytest.raises(HarnessError, match=r"experiment\.yaml: arms\.two\.set\.dmd\.cfg_scale: must be >= 1"):
+        resolve_target("trial/two/seed0", project)
+    edit(project / "params.yaml", "lr: 4e-3", 'lr: "4e-3"')
+    with pytest.raises(HarnessError, match=r"params\.yaml: presets\.tiny\.run\.sft\.optimizer\.lr: .*without quotes"):
+        resolve_target("teacher", project)
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("frames=12", "command line: frames: 12 latent frames, but clips of 33 frames have 9"),
+        ("rollout.frames_per_block=2", "command line: rollout.frames_per_block: 9 latent frames do not divide"),
+        ("rollout.window=2", "command line: rollout.window: must hold a block"),
+        ("monitor.metric=fdv", 'command line: monitor.metric: "fdv" is no metric; did you mean `fvd`?'),
+        ("dmd.min_t=990", "command line: dmd.min_t: must be below dmd.max_t"),
+        ("init.kind=checkpoint", "command line: init.path: must be given"),
+        ("rollout.denoising_steps=[500,1000]", "command line: rollout.denoising_steps: must decrease"),
+        ("method=gan", "command line: method: expected one of sft, causal_sft, dmd"),
+        ("preset=3", "preset: expected text"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(override, place):
+    with pytest.raises(HarnessError) as caught:
+        resolve_file(ROOT / "configs/dmd.yaml", [override], ROOT / "params.yaml")
+    assert place in str(caught.value)
+
+
+def test_a_causal_sft_does_not_start_from_itself():
+    with pytest.raises(HarnessError, match="a start for dmd only"):
+        resolve_file(ROOT / "configs/causal_sft.yaml", ["init.kind=causal_sft"], ROOT / "params.yaml")
+
+
+def test_overrides_are_yaml_and_the_last_wins():
+    assert parse_overrides(["seed=1", "dmd.cfg_scale=2e0", "init.path=null", "seed=2"]) == {
+        "dmd.cfg_scale": 2.0,
+        "init.path": None,
+        "seed": 2,
+    }
+    with pytest.raises(HarnessError) as caught:
+        parse_overrides(["dmd.cfg=1", "seed", "cfg_scale=2"])
+    assert "3 problems" in str(caught.value)
+    assert "did you mean `dmd.cfg_scale`?" in str(caught.value)
+
+
+def test_a_file_may_use_dotted_keys(tmp_path):
+    (tmp_path / "c.yaml").write_text("method: dmd\nseed: 3\ndmd.cfg_scale: 1.25\n")
+    config = resolve_file(tmp_path / "c.yaml", (), ROOT / "params.yaml")
+    assert (config.preset, config.seed, config.dmd.cfg_scale) == ("tiny", 3, 1.25)
+    (tmp_path / "c.yaml").write_text("method: dmd\n")
+    with pytest.raises(HarnessError, match="seed: is missing"):
+        resolve_file(tmp_path / "c.yaml", (), ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(("old", "new"), [("seeds: [0, 1, 2]", "seeds: [0, 0]"), ("seeds: [0, 1, 2]", "seeds: []")])
+def test_seeds_must_differ(project, old, new):
+    edit(project / "params.yaml", old, new)
+    with pytest.raises(HarnessError, match="seeds: expected different numbers"):
+        load_params(project / "params.yaml")
+
+
+def test_known_keys_are_dotted():
+    assert {"seed", "dmd.generator_optimizer.lr", "rollout.window"} <= set(known_keys())

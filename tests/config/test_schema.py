@@ -1,0 +1,35 @@
+import pytest
+
+from harness.config.schema import AdamWConfig, DataConfig, InitConfig, RolloutConfig, Splits
+
+
+@pytest.mark.parametrize("frames", [0, 2, 32, -3])
+def test_frames_are_one_and_fours(frames):
+    with pytest.raises(ValueError, match="1 \\+ 4k"):
+        DataConfig(source="videos", height=8, width=8, frames=frames, clips=Splits(train=1, validation=1, test=1))
+
+
+@pytest.mark.parametrize("steps", [(), (0,), (1001,), (500, 500), (250, 500)])
+def test_denoising_steps_decrease_within_the_table(steps):
+    with pytest.raises(ValueError):  # noqa: PT011
+        RolloutConfig(denoising_steps=steps)
+
+
+def test_the_defaults_are_the_reference_values():
+    rollout = RolloutConfig()
+    assert rollout.denoising_steps == (1000, 750, 500, 250)
+    assert (rollout.shift, rollout.frames_per_block, rollout.context_sigma, rollout.kv_grad) == (5.0, 3, 0.0, "detach")
+
+
+@pytest.mark.parametrize("window", [0, -2])
+def test_window(window):
+    with pytest.raises(ValueError, match="all frames"):
+        RolloutConfig(window=window)
+
+
+def test_betas_and_paths():
+    with pytest.raises(ValueError, match="each must be in"):
+        AdamWConfig(lr=1.0, betas=(0.0, 1.0))
+    with pytest.raises(ValueError, match="only then"):
+        InitConfig(kind="teacher", path="x")
+    assert InitConfig(kind="checkpoint", path="x").path == "x"

@@ -1,0 +1,83 @@
+import json
+import shutil
+
+import pytest
+
+from harness.data.shards import main, read_fingerprint, require_fingerprint, verify_data, verify_shards
+from harness.errors import HarnessError
+
+
+@pytest.fixture
+def encoded(data, tmp_path):
+    """A copy that a test may damage."""
+    shutil.copytree(data.encoded, tmp_path / "encoded")
+    return tmp_path / "encoded"
+
+
+def shard_of(encoded):
+    return encoded / "train" / "part-00000" / "shard.00000.mds"
+
+
+def test_whole_data_passes(encoded):
+    assert verify_data(encoded) == {"train": 46, "validation": 5, "test": 5}
+    assert main([str(encoded)]) == 0
+
+
+def test_flipped_byte_is_found(encoded):
+    content = bytearray(shard_of(encoded).read_bytes())
+    content[len(content) // 2] ^= 1
+    shard_of(encoded).write_bytes(content)
+    with pytest.raises(HarnessError, match=r"train/part-00000/shard\.00000\.mds: damaged, its sha256 is"):
+        verify_data(encoded)
+
+
+def test_truncated_shard_is_found(encoded):
+    shard_of(encoded).write_bytes(shard_of(encoded).read_bytes()[:-1])
+    with pytest.raises(HarnessError, match=r"train/part-00000/shard\.00000\.mds: has [\d,]+ bytes, .* says [\d,]+"):
+        verify_shards(encoded / "train")
+
+
+def test_missing_shard_is_found(encoded):
+    shard_of(encoded).unlink()
+    with pytest.raises(HarnessError, match=r"shard\.00000\.mds: shard is missing"):
+        verify_shards(encoded / "train")
+
+
+def test_index_without_sums_is_refused(encoded):
+    index = encoded / "train" / "index.json"
+    content = json.loads(index.read_text())
+    content["shards"][0]["raw_data"]["hashes"] = {}
+    index.write_text(json.dumps(content))
+    with pytest.raises(HarnessError, match="no sha256 sum"):
+        verify_shards(encoded / "train")
+
+
+def test_no_splits(tmp_path):
+    with pytest.raises(HarnessError, match="none of the splits"):
+        verify_data(tmp_path)
+
+
+def test_fingerprint_of_the_right_encoders_passes(encoded):
+    found = read_fingerprint(encoded)
+    assert require_fingerprint(encoded, {"vae": found["vae"], "frames": 9, "latent_shape": [16, 3, 4, 6]}) == found
+
+
+def test_fingerprint_mismatch_shows_both_sides_of_every_difference(encoded):
+    found = read_fingerprint(encoded)
+    with pytest.raises(HarnessError) as caught:
+        require_fingerprint(encoded, {"vae": "another", "frames": 33, "height": 16})
+    message = str(caught.value)
+    assert f"vae: {found['vae']!r} here, 'another' wanted" in message
+    assert "frames: 9 here, 33 wanted" in message
+    assert "height" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "no such file"), ("{", "not valid JSON"), ('{"schema": 99}', "schema is 99")]
+)
+def test_unusable_fingerprint(encoded, content, expected):
+    (encoded / "fingerprint.json").unlink()
+    if content is not None:
+        (encoded / "fingerprint.json").write_text(content)
+    with pytest.raises(HarnessError, match=expected):
+        read_fingerprint(encoded)

@@ -1,0 +1,86 @@
+"""A small world of moving digits: clips without fault, the faults planted in them, and the evaluators' view of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from harness.config.schema import DataConfig, Splits
+from harness.data.digits import Clip
+from harness.evaluation import tracking
+from harness.evaluation.corruptions import blur
+from harness.evaluation.evaluators import Evaluators
+from harness.evaluation.panel import ClipSet, measure_values
+
+FRAMES, SIZE, COUNT = 17, 24, 160
+STEPS, BATCH = 90, 32
+DATA = DataConfig(
+    source="moving_digits",
+    height=SIZE,
+    width=SIZE,
+    frames=FRAMES,
+    clips=Splits(train=640, validation=8, test=2 * COUNT),
+)
+
+
+@frozen(eq=False)
+class World:
+    """Evaluators, samples without fault `[N, 3, F, H, W]` in [0, 1] with their attributes, and the reference."""
+
+    evaluators: Evaluators
+    good: Tensor
+    attributes: list[dict]
+    prompts: np.ndarray
+    reference: ClipSet
+
+    def clip_set(self, video: Tensor, attributes: list[dict] | None = None) -> ClipSet:
+        """Clips that were to show `attributes` (the right ones unless given), measured."""
+        return ClipSet(
+            measured=self.evaluators.measure(video * 2 - 1),
+            prompts=self.prompts,
+            attributes=self.attributes if attributes is None else attributes,
+        )
+
+    def values(self, video: Tensor, attributes: list[dict] | None = None) -> dict[str, float]:
+        """Every metric of these clips."""
+        return measure_values(self.clip_set(video, attributes), self.reference)
+
+
+def stacked(clips: list[Clip]) -> np.ndarray:
+    return np.stack([clip.video for clip in clips])
+
+
+def morphed(video: Tensor) -> Tensor:
+    """Every clip's digit turns into its neighbor's during the middle third, in its own color on its own path."""
+    places = tracking.positions(video)
+    shape = tracking.centered(video, places).mean(1, keepdim=True).roll(1, 0)
+    color = video.mean((2, 3, 4))
+    color = color / color.amax(1, keepdim=True)
+    shape = shape / shape.amax((2, 3, 4), keepdim=True) * color[:, :, None, None, None]
+    other = tracking.centered(shape, video.shape[-1] - places)
+    weight = torch.linspace(-1, 2, video.shape[2]).clamp(0, 1)[None, None, :, None, None]
+    return torch.lerp(video, other, weight).clamp(0, 1)
+
+
+def planted(world: World) -> dict[str, tuple[Tensor, list[dict] | None]]:
+    """Every fault: damaged clips, and the captions they go with where these are the fault."""
+    rng = torch.Generator().manual_seed(7)
+    video, attributes = world.good, world.attributes
+    order = torch.randperm(FRAMES, generator=rng)
+    noise = torch.randn(video.shape, generator=rng)
+    swapped = [attributes[i - 7] for i in range(len(attributes))]
+    fading = torch.linspace(1, 0.25, FRAMES)[None, None, :, None, None]
+    return {
+        "wrong captions": (video, swapped),
+        "ignored prompt": (video[torch.randperm(len(video), generator=rng)], None),
+        "shuffled frames": (video[:, :, order], None),
+        "frozen frames": (video[:, :, :1].expand_as(video).contiguous(), None),
+        "collapsed copies": (video[:8].repeat(len(video) // 8, 1, 1, 1, 1), None),
+        "noise": ((video + 0.1 * noise).clamp(0, 1), None),
+        "fading": (video * fading, None),
+        "blur": (blur(video, 3), None),
+        "over-bright": ((video * 1.6).clamp(0, 1), None),
+        "morphing": (morphed(video), None),
+    }

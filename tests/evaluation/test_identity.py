@@ -1,0 +1,21 @@
+import numpy as np
+import pytest
+
+from harness.evaluation.identity import identity_by_frame
+
+
+def test_one_handwriting_is_one_and_another_is_zero():
+    first, second = np.eye(4)[0], np.eye(4)[1]
+    clip = np.stack([first] * 8 + [second] * 4)[None]
+    curve = identity_by_frame(clip)
+    assert curve.shape == (1, 12)
+    assert curve[0, :8] == pytest.approx(1)
+    assert curve[0, 8:] == pytest.approx(0)
+
+
+def test_it_is_measured_from_the_first_quarter_and_not_from_the_mean():
+    drift = np.linspace(0, np.pi / 2, 12)
+    curve = identity_by_frame(np.stack([np.cos(drift), np.sin(drift)], axis=-1)[None])[0]
+    assert curve[0] > 0.98
+    assert (np.diff(curve[2:]) < 0).all()
+    assert curve[-1] < 0.2

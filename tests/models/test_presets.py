@@ -1,0 +1,55 @@
+"""Parameter counts and the published layout of the named geometries, on the meta device: nothing is allocated."""
+
+import pytest
+import torch
+from attrs import asdict
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from harness.errors import HarnessError
+from harness.models.presets import MODELS, build_model, geometry
+
+COUNTS = {  # parameters, tensors
+    "wan2.1-t2v-1.3b": (1_418_996_800, 825),
+    "wan2.1-t2v-14b": (14_288_491_584, 1_095),
+    "wan2.1-i2v-14b-480p": (16_394_878_784, 1_303),
+    "wan2.1-i2v-14b-720p": (16_394_878_784, 1_303),
+}
+
+
+@pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "wan2.1-i2v-14b-480p"])
+def test_counts_names_and_shapes_are_the_published_ones(name):
+    model = build_model(name, device="meta")
+    assert (sum(p.numel() for p in model.parameters()), len(model.state_dict())) == COUNTS[name]
+    with torch.device("meta"):
+        stock = WanTransformer3DModel(**asdict(MODELS[name]))
+    shapes = {key: value.shape for key, value in stock.state_dict().items()}
+    assert {key: value.shape for key, value in model.state_dict().items()} == shapes
+
+
+def test_geometries():
+    assert {name: (g.num_layers, g.num_attention_heads, g.ffn_dim, g.in_channels) for name, g in MODELS.items()} == {
+        "tiny": (4, 4, 256, 21),  # 16 of the latent, 5 of the position
+        "wan2.1-t2v-1.3b": (30, 12, 8960, 16),
+        "wan2.1-t2v-14b": (40, 40, 13824, 16),
+        "wan2.1-i2v-14b-480p": (40, 40, 13824, 36),
+        "wan2.1-i2v-14b-720p": (40, 40, 13824, 36),
+    }
+    assert geometry("wan2.1-t2v-1.3b").tokens_per_frame(60, 104) == 1560
+    assert geometry("tiny").dim == 96
+
+
+def test_the_untrained_network_predicts_zero_and_a_seed_fixes_it():
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(build_model("tiny"))
+    x, t, text = torch.randn(1, geometry("tiny").in_channels, 2, 6, 6), torch.tensor([500.0]), torch.randn(1, 4, 64)
+    assert not models[0](x, t, text).sample.any()
+    assert build_model("tiny", zero_output=False)(x, t, text).sample.any()
+    for a, b in zip(models[0].parameters(), models[1].parameters()):
+        assert torch.equal(a, b)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(HarnessError, match=r"'wan'.*tiny, wan2\.1-t2v-1\.3b"):
+        build_model("wan")
