@@ -220,7 +220,12 @@ def _adamw(optimizer: AdamWConfig, updates: int) -> str:
 
 def _monitor(config: RunConfig) -> Iterable[Line]:
     monitor = config.monitor
-    yield "quality", f"every {monitor.every_updates:,} updates on {monitor.clips} validation prompts with fixed noise"
+    every = config.monitor_every_updates
+    if every is None:
+        yield "quality", "not measured during training"
+        yield "kept", "the last average weights"
+        return
+    yield "quality", f"every {every:,} updates on {monitor.clips} validation prompts with fixed noise"
     yield "kept", f"the average weights with the best {monitor.metric}, and the last ones"
 
 

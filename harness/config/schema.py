@@ -66,6 +66,7 @@ class DataConfig:
     frames: int = field(validator=_one_plus_four_k)
     fps: int = _positive(8)
     clips: Splits
+    open_directions: float = _fraction(0.0)  # share of moving-digit captions that leave the direction open
     seed: int = field(default=0, validator=ge(0))
     path: str | None = None  # the folder of videos, for `source: videos`
 
@@ -144,6 +145,7 @@ class SFTConfig:
     caption_dropout: float = _fraction(0.1)
     ema_decay: float = field(default=0.999, validator=and_(ge(0.0), lt(1.0)))
     ema_start: int = field(default=0, validator=ge(0))
+    monitor_every_updates: int | None = field(default=None, validator=optional(gt(0)))  # null: not measured
     optimizer: AdamWConfig
 
 
@@ -173,6 +175,7 @@ class DMDConfig:
     normalize_gradient: Literal["sample", "block", "none"] = "sample"
     ema_decay: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
     ema_start: int = field(default=200, validator=ge(0))  # generator updates before averaging begins
+    monitor_every_updates: int | None = field(default=None, validator=optional(gt(0)))  # generator updates; null: never
     generator_optimizer: AdamWConfig
     critic_optimizer: AdamWConfig
 
@@ -208,7 +211,6 @@ class InitConfig:
 class MonitorConfig:
     """Quality on fixed validation prompts and noise during training; the best checkpoint is kept by `metric`."""
 
-    every_updates: int = _positive()  # generator updates (DMD) or updates (SFT); 10**9 never
     clips: int = _positive(128)
     metric: str = "fvd"
 
@@ -236,7 +238,7 @@ class RunConfig:
     sft: SFTConfig
     causal_sft: CausalSFTConfig
     dmd: DMDConfig
-    monitor: MonitorConfig
+    monitor: MonitorConfig = field(factory=MonitorConfig)
     parallelism: ParallelismConfig = field(factory=ParallelismConfig)
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = _positive(1)  # CPU threads per process: fixed, because the sum's order is part of the result
@@ -244,6 +246,11 @@ class RunConfig:
     log_every_batches: int = _positive(1)
     teacher: str = "checkpoints/teacher"  # its `model/` is a diffusers folder
     data: str = "data/encoded"
+
+    @property
+    def monitor_every_updates(self) -> int | None:
+        """Updates of this run's method between two quality measurements; None: there are none."""
+        return {"sft": self.sft, "causal_sft": self.causal_sft, "dmd": self.dmd}[self.method].monitor_every_updates
 
 
 @frozen(kw_only=True)

@@ -1,8 +1,8 @@
 """Moving digits: real handwritten digits under exactly known motion.
 
-The pixels are scikit-learn's bundled 8×8 handwritten digits (Alpaydin and Kaynak, UCI optdigits), upsampled to half the canvas and
-colored. A digit starts at the center and moves in one direction at constant speed on a torus, so that the captioned motion stays true at any length. The
-sub-pixel shift is exact for band-limited images (Fourier shift theorem).
+The pixels are scikit-learn's bundled 8×8 handwritten digits (Alpaydin and Kaynak, UCI optdigits), upsampled to half the
+canvas and colored. A digit starts at the center and moves in one direction at constant speed on a torus, so that the
+captioned motion stays true at any length. The sub-pixel shift is exact for band-limited images (Fourier shift theorem).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "yellow": (1.0, 0.95, 0.15),
 }
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (dy, dx)
+ANY_DIRECTION = "somewhere"  # a caption that leaves the direction open; the clip moves in one of the four
 SPEEDS: dict[str, float] = {"slowly": 0.5, "quickly": 1.0}  # pixels per frame
 DIGITS = tuple(range(10))
 
@@ -39,14 +40,15 @@ class Attributes:
 
     digit: int
     color: str
-    direction: str
+    direction: str  # as the caption has it: one of DIRECTIONS, or ANY_DIRECTION
+    moves: str  # the direction in which the clip moves
     speed: str
     image: int
     held_out: bool
 
     @property
     def caption(self) -> str:
-        """For example "a red 7 moving left slowly"."""
+        """For example "a red 7 moving left slowly" or "a red 7 moving somewhere slowly"."""
         return f"a {self.color} {self.digit} moving {self.direction} {self.speed}"
 
 
@@ -62,19 +64,20 @@ class Clip:
 
 @cache
 def _handwriting() -> tuple[np.ndarray, np.ndarray]:
-    bunch = load_digits()
-    return bunch.images.astype(np.float32) / 16.0, bunch.target  # [1797, 8, 8] in 0…1, [1797]
+    pixels, labels = load_digits(return_X_y=True)
+    return np.asarray(pixels, np.float32).reshape(-1, 8, 8) / 16.0, np.asarray(labels)  # [1797, 8, 8] in 0…1, [1797]
 
 
 def render(attributes: Attributes, *, frames: int, height: int, width: int) -> np.ndarray:
     """Draw a clip as uint8 `[F, H, W, 3]`: the digit is centered in frame 0 and keeps its captioned velocity."""
     images, _ = _handwriting()
     size = min(height, width) // 2
-    glyph = np.clip(zoom(images[attributes.image], size / 8, order=1, mode="nearest", grid_mode=True), 0, 1)
+    upsampled = zoom(images[attributes.image], size / 8, order=1, mode="nearest", grid_mode=True)
+    glyph = np.clip(np.asarray(upsampled), 0, 1)
     canvas = np.zeros((height, width), np.float32)
     top, left = (height - size) // 2, (width - size) // 2
     canvas[top : top + size, left : left + size] = glyph
-    dy, dx = DIRECTIONS[attributes.direction]
+    dy, dx = DIRECTIONS[attributes.moves]
     distance = SPEEDS[attributes.speed] * np.arange(frames)  # pixels
     phase = np.exp(
         -2j
@@ -104,10 +107,12 @@ def _image_pool(split: str, seed: int) -> np.ndarray:
     return {"train": order[:TRAIN_IMAGES], "validation": rest[::2], "test": rest[1::2]}[split]
 
 
-def draw_attributes(split: str, count: int, seed: int) -> list[Attributes]:
+def draw_attributes(split: str, count: int, seed: int, open_directions: float = 0.0) -> list[Attributes]:
     """The conditions of a split's clips, balanced over captions.
 
-    `train` and `validation` use the training captions; `test` uses all of them. Handwriting is split by image.
+    `train` and `validation` use the training captions; `test` uses all of them. Handwriting is split by image. A
+    share `open_directions` of the captions does not say the direction (never one held out): what follows such a
+    caption has four modes, which a model cannot average without showing ghosts.
     """
     if split not in ("train", "validation", "test"):
         raise HarnessError(f"split {split!r}: expected train, validation or test")
@@ -120,10 +125,13 @@ def draw_attributes(split: str, count: int, seed: int) -> list[Attributes]:
     drawn: list[Attributes] = []
     while len(drawn) < count:
         for i in rng.permutation(len(pool)):
-            (digit, color, direction, speed), held_out = pool[i]
+            (digit, color, moves, speed), held_out = pool[i]
             image = int(rng.choice(by_digit[digit]))
+            said = moves if held_out or rng.random() >= open_directions else ANY_DIRECTION
             drawn.append(
-                Attributes(digit=digit, color=color, direction=direction, speed=speed, image=image, held_out=held_out)
+                Attributes(
+                    digit=digit, color=color, direction=said, moves=moves, speed=speed, image=image, held_out=held_out
+                )
             )
     return drawn[:count]
 
@@ -131,6 +139,6 @@ def draw_attributes(split: str, count: int, seed: int) -> list[Attributes]:
 def iter_clips(config: DataConfig, split: str) -> Iterator[Clip]:
     """The clips of a split, in a fixed order. The same config gives the same bytes."""
     count = asdict(config.clips)[split]
-    for i, attributes in enumerate(draw_attributes(split, count, config.seed)):
+    for i, attributes in enumerate(draw_attributes(split, count, config.seed, config.open_directions)):
         video = render(attributes, frames=config.frames, height=config.height, width=config.width)
         yield Clip(key=f"{split}-{i:06d}", video=video, caption=attributes.caption, attributes=asdict(attributes))

@@ -102,8 +102,8 @@ def fingerprint_of(
     """What the encoded data depends on, for `fingerprint.json`.
 
     Entries: `schema`; `vae`, `text_encoder`, `tokenizer` (digests); `vae_class`; `latents_mean`, `latents_std`;
-    `latent_shape` `[C, F, h, w]`; `frames`, `height`, `width`; `text_dim`, `text_length`; `position_channels`; `clips` (digest of
-    the shards' sums).
+    `latent_shape` `[C, F, h, w]`; `frames`, `height`, `width`; `text_dim`, `text_length`; `position_channels`;
+    `clips` (digest of the shards' sums).
 
     Raises:
         HarnessError: the clips do not fit the VAE.

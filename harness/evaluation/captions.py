@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.data.digits import COLORS, DIGITS, DIRECTIONS, SPEEDS
+from harness.data.digits import ANY_DIRECTION, COLORS, DIGITS, DIRECTIONS, SPEEDS
 
-ATTRIBUTES = {"digit": DIGITS, "color": tuple(COLORS), "direction": tuple(DIRECTIONS), "speed": tuple(SPEEDS)}
+CAPTIONED = {
+    "digit": DIGITS,
+    "color": tuple(COLORS),
+    "direction": (*DIRECTIONS, ANY_DIRECTION),
+    "speed": tuple(SPEEDS),
+}
+SHOWN = {"digit": DIGITS, "color": tuple(COLORS), "moves": tuple(DIRECTIONS), "speed": tuple(SPEEDS)}
 SLOWEST, FASTEST = 0.25, 1.5  # pixels per frame; outside it is neither speed
 MOST_GRAY = 0.15  # a purity below this is no color
 LARGEST_STRAY = 1.0  # pixels; root mean square departure from uniform motion that still counts as motion
@@ -50,11 +56,12 @@ def motion_error(displacements: np.ndarray) -> np.ndarray:
 
 
 def direction_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:
-    """Whether the object moves at all, and nearest to the captioned direction."""
+    """Whether the object moves at all, and nearest to the captioned direction, where the caption names one."""
     velocity = tracked_velocity(displacements)
     along = velocity @ np.array(list(DIRECTIONS.values()), float).T  # [B, 4]
     nearest = np.array(list(DIRECTIONS))[along.argmax(1)]
-    return (nearest == np.array(wanted)) & (np.linalg.norm(velocity, axis=1) > SLOWEST)
+    stated = np.array(wanted)
+    return ((nearest == stated) | (stated == ANY_DIRECTION)) & (np.linalg.norm(velocity, axis=1) > SLOWEST)
 
 
 def speed_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:

@@ -20,7 +20,7 @@ from harness.data.mds import count_samples, iter_samples
 from harness.data.progress import Progress
 from harness.errors import HarnessError
 from harness.evaluation import tracking
-from harness.evaluation.captions import ATTRIBUTES
+from harness.evaluation.captions import SHOWN
 from harness.evaluation.corruptions import KINDS, PatchCoder, codec_like, corrupt
 from harness.evaluation.evaluators import VIDEO_COMPONENTS, Evaluators, Geometry, save_evaluators, unit_range
 from harness.evaluation.networks import EMBEDDING, GROUP, DigitNet, VideoNet, shrink
@@ -34,8 +34,8 @@ Report = Callable[[str, int, int], None]
 
 
 def attribute_targets(attributes: list[dict]) -> dict[str, Tensor]:
-    """Caption attributes as class indices, `[N]` each."""
-    return {name: torch.tensor([values.index(a[name]) for a in attributes]) for name, values in ATTRIBUTES.items()}
+    """What the clips show, as class indices, `[N]` each."""
+    return {name: torch.tensor([values.index(a[name]) for a in attributes]) for name, values in SHOWN.items()}
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def fit_evaluators(
         raise HarnessError(f"clips of {videos.shape[1]} frames are too short for the evaluators: at least {GROUP}.")
     digits = source == "moving_digits"
     targets = attribute_targets(attributes) if digits else {}
-    heads = {name: len(values) for name, values in ATTRIBUTES.items()} if digits else {}
+    heads = {name: len(values) for name, values in SHOWN.items()} if digits else {}
     heads |= {"kind": len(KINDS), "thumbnails": 2 * 3 * THUMBNAIL**2}
     _, frames, height, width, _ = videos.shape
     with deterministic(config.seed):

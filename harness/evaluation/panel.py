@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from attrs import frozen
 
-from harness.evaluation.captions import ATTRIBUTES, color_right, digit_right, direction_right, speed_right
+from harness.evaluation.captions import CAPTIONED, color_right, digit_right, direction_right, speed_right
 from harness.evaluation.conditional import conditional_energy, kernel_energy
 from harness.evaluation.diversity import diversity
 from harness.evaluation.evaluators import Measurements
@@ -16,7 +16,7 @@ from harness.evaluation.identity import identity_by_frame
 from harness.evaluation.intervals import Estimate, bootstrap_mean, jackknife
 from harness.evaluation.manifold import NEIGHBORS, precision_recall
 
-GROUPINGS = tuple(ATTRIBUTES)
+GROUPINGS = tuple(CAPTIONED)
 SMALLEST_SET = 2 * (NEIGHBORS + 2)  # clips below which distances between sets are not computed
 
 
@@ -58,7 +58,7 @@ class ClipSet:
 
 def _codes(name: str, values: list) -> np.ndarray:
     """Indices into the attribute's known values: the same in every set."""
-    return np.array([ATTRIBUTES[name].index(value) for value in values], dtype=int)
+    return np.array([CAPTIONED[name].index(value) for value in values], dtype=int)
 
 
 def per_clip(clips: ClipSet) -> dict[str, np.ndarray]:

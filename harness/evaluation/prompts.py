@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from harness.data.loader import condition_from_texts, load_unconditional, load_y, load_y
+from harness.data.loader import condition_from_texts, load_unconditional, load_y
 from harness.data.mds import load_split
 from harness.data.shards import read_fingerprint
 from harness.evaluation.stored import pooled_texts
@@ -32,7 +32,6 @@ class PromptSet:
     text_length: int
     unconditional: Tensor  # [1, text_length, D]
     y: Tensor | None = None  # [C_y, F, h, w], what every clip is conditioned on besides its text
-    y: Tensor | None = None  # [C_y, F, h, w], the same for every clip
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -75,7 +74,6 @@ def fixed_prompts(data_folder: str | Path, split: str, clips: int, frames: int) 
         text_length=text_length,
         unconditional=load_unconditional(folder, text_length),
         y=load_y(folder, frames),
-        y=load_y(folder),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from harness.config.load import Params, load_params, resolve_target
 from harness.config.schema import RunConfig
-from harness.data.loader import condition_from_texts, load_unconditional, load_y, load_y
+from harness.data.loader import condition_from_texts, load_unconditional, load_y
 from harness.errors import HarnessError
 from harness.evaluation.media import SUFFIXES, enlarge, save_video, scale_for
 from harness.evaluation.prompts import fixed_noise, latent_shape, text_length_of
@@ -63,7 +63,7 @@ def choose_sampler(run: RunConfig, params: Params, steps: int | None, cfg_scale:
 
 
 def encode_condition(prompts: Sequence[str], root: Path, data: Path, frames: int) -> tuple[Condition, list[str]]:
-    """The condition of the prompts for `frames` latent frames, and a warning for each prompt that the text encoder does not wholly know."""
+    """The condition for clips of `frames` latent frames, and a warning for each prompt not wholly known."""
     length = text_length_of(data)
     folder = root / "checkpoints" / "encoders"
     encoder = load_text_encoder(folder / "text_encoder", folder / "tokenizer", max_length=length)
@@ -102,7 +102,8 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     model = load_model(folder, device=device).eval()
     vae = load_vae(root / "checkpoints" / "encoders" / "vae").to(device)  # type: ignore[arg-type]
     prompts = [prompt for prompt in arguments.prompt for _ in range(arguments.number)]
-    condition, warnings = encode_condition(prompts, root, data, arguments.frames or run.frames)
+    frames = arguments.frames or run.frames
+    condition, warnings = encode_condition(prompts, root, data, frames)
     for warning in dict.fromkeys(warnings):
         print(f"warning: {warning}")
     shape = latent_shape(data, frames)

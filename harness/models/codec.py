@@ -1,7 +1,8 @@
 """Pixels ↔ latents, in Wan's layout: frame 0 alone, then groups of four frames, `[B, C, 1 + (F − 1)/4, H/s, W/s]`.
 
-`AutoencoderKLWan` is the real VAE. `PCACodec` is an honest small stand-in behind the same interface: linear, fitted in closed form on training clips, no
-learned nonlinearity; it makes a CPU default possible in which every other part is the real one.
+`AutoencoderKLWan` is the real VAE. `PCACodec` is an honest small stand-in behind the same interface: linear, fitted in
+closed form on training clips, no learned nonlinearity; it makes a CPU default possible in which every other part is the
+real one.
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ class PCACodec(ModelMixin, ConfigMixin):
         """The inverse of `_patches`."""
         s = self.config["spatial_factor"]
         b, h, w, _ = patches.shape
-        return (
-            patches.view(b, h, w, frames, s, s, 3).permute(0, 6, 3, 1, 4, 2, 5).reshape(b, 3, frames, h * s, w * s)
-        )
+        return patches.view(b, h, w, frames, s, s, 3).permute(0, 6, 3, 1, 4, 2, 5).reshape(b, 3, frames, h * s, w * s)
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """Video `[B, 3, F, H, W]` in [−1, 1], F = 1 + 4k → a posterior whose mode is `[B, C, 1 + k, H/s, W/s]`."""
-        check_geometry(x.shape[2], x.shape[3], x.shape[4], self.config["spatial_factor"], self.config["temporal_factor"])
+        check_geometry(
+            x.shape[2], x.shape[3], x.shape[4], self.config["spatial_factor"], self.config["temporal_factor"]
+        )
         step = self.config["temporal_factor"]
         latents = [(self._patches(x[:, :, :1]) - self.first_mean) @ self.first_basis]
         for start in range(1, x.shape[2], step):
@@ -111,8 +112,8 @@ def check_geometry(frames: int, height: int, width: int, spatial: int = 8, tempo
     """A VAE drops trailing frames silently (80 → 77): refuse what does not divide."""
     if (frames - 1) % temporal or height % spatial or width % spatial:
         raise HarnessError(
-            f"a clip of {frames} frames of {height}×{width} does not fit the VAE: frames must be 1 + {temporal}k and height and width "
-            f"multiples of {spatial}. Change data.frames, data.height or data.width."
+            f"a clip of {frames} frames of {height}×{width} does not fit the VAE: frames must be 1 + {temporal}k and "
+            f"height and width multiples of {spatial}. Change data.frames, data.height or data.width."
         )
 
 
@@ -147,7 +148,9 @@ def load_vae(folder: str | Path) -> VAE:
     """A VAE from a diffusers folder; its `config.json` names the class. Raises HarnessError for anything else."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise HarnessError(f"{path}: no such file. Expected a diffusers VAE folder; `dvc repro encoders` makes the tiny one.")
+        raise HarnessError(
+            f"{path}: no such file. Expected a diffusers VAE folder; `dvc repro encoders` makes the tiny one."
+        )
     name = json.loads(path.read_text())["_class_name"]
     classes = {"PCACodec": PCACodec, "AutoencoderKLWan": AutoencoderKLWan}
     if name not in classes:
@@ -170,8 +173,8 @@ def _principal(patches: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def fit_pca(videos: Tensor, *, channels: int, spatial_factor: int = 4, temporal_factor: int = 4) -> PCACodec:
     """Fit a `PCACodec` on clips `[N, 3, F, H, W]` in [−1, 1].
 
-    Frame 0's basis is rotated (orthogonal Procrustes) so that its codes lie as near as possible to those of the group that follows: a
-    still object then has nearly the same latent in both, as in a learned causal VAE.
+    Frame 0's basis is rotated (orthogonal Procrustes) so that its codes lie as near as possible to those of the group
+    that follows: a still object then has nearly the same latent in both, as in a learned causal VAE.
     """
     codec = PCACodec(z_dim=channels, spatial_factor=spatial_factor, temporal_factor=temporal_factor)
     check_geometry(videos.shape[2], videos.shape[3], videos.shape[4], spatial_factor, temporal_factor)

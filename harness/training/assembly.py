@@ -27,7 +27,6 @@ from harness.callbacks.quality_monitor import QualityMonitor, SampleAndScore
 from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, RunConfig, SFTConfig
 from harness.errors import HarnessError
 from harness.training.checkpointing import Checkpointing
-from harness.training.inputs import monitors
 from harness.training.parallelism import mark_blocks, parallelism_settings
 
 
@@ -121,12 +120,13 @@ def build_training(
         writes=rank == 0,
     )
     monitor = None
-    if sample_and_score is not None and monitors(config):
+    every = config.monitor_every_updates
+    if sample_and_score is not None and every is not None:
         monitor = QualityMonitor(
             sample_and_score,
             ema=ema,
             metric=config.monitor.metric,
-            every=config.monitor.every_updates,
+            every=every,
             order=order,
             meter=meter,
             path=folder / "quality.csv",

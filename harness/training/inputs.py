@@ -11,12 +11,11 @@ from harness.io import digest, directory_digest, read_json, sha256_file
 
 EVALUATORS = Path("checkpoints/evaluators")
 ENCODERS = Path("checkpoints/encoders")
-NEVER = 10**9  # `monitor.every_updates` from here on: no monitor
 
 
 def monitors(config: RunConfig) -> bool:
     """Whether the run measures quality."""
-    return config.monitor.every_updates < NEVER
+    return config.monitor_every_updates is not None
 
 
 def teacher_folder(config: RunConfig, root: Path) -> Path:
@@ -57,7 +56,7 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
         return "run `dvc repro encode`"
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
-        return f"run `dvc repro {stage}`, or train without a monitor (monitor.every_updates={NEVER})"
+        return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
     if folder == root / "checkpoints/teacher/model":
         return "run `dvc repro teacher`"
     if name == "init" and config.init.kind == "causal_sft":

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from composer import Trainer
@@ -76,7 +78,7 @@ def test_phases_follow_the_order(seen):
 
 
 def test_the_resting_network_does_not_move_in_weights_moments_or_decay(seen):
-    for (_, before), (phase, after) in zip(seen, seen[1:]):
+    for (_, before), (phase, after) in pairwise(seen):
         resting = "critic" if phase == "generator" else "generator"
         assert len(before[resting]) == len(after[resting])
         assert all(torch.equal(a, b) for a, b in zip(before[resting], after[resting]))

@@ -60,11 +60,16 @@ def test_applied_puts_the_average_in_and_the_weights_back():
     event(ema, Event.AFTER_LOAD, 0)
     train(ema, model, 3)
     trained = model["generator"].weight.clone()
-    with pytest.raises(RuntimeError, match="inside"), ema.applied() as network:
-        assert network is model["generator"]
-        assert torch.equal(network.weight, ema.shadow["weight"])
-        assert not torch.equal(network.weight, trained)
-        raise RuntimeError("inside")
+
+    def use():
+        with ema.applied() as network:
+            assert network is model["generator"]
+            assert torch.equal(network.weight, ema.shadow["weight"])
+            assert not torch.equal(network.weight, trained)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        use()
     assert torch.equal(model["generator"].weight, trained)
 
 

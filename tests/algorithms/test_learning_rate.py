@@ -1,3 +1,4 @@
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ def test_warm_up_hold_and_decay():
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factors[10] == 1.0
     assert factors[-1] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(factors[11:], factors[12:]))
+    assert all(a > b for a, b in pairwise(factors[11:]))
     assert factors[15] == pytest.approx(1.0 - 0.9 * (15 - 10.5) / (20 - 10.5))
 
 

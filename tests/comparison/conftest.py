@@ -25,7 +25,6 @@ RUN = {
     "causal_sft": {"updates": 50, "optimizer": OPTIMIZER},
     "dmd": {"generator_updates": 40, "generator_optimizer": OPTIMIZER, "critic_optimizer": OPTIMIZER},
     "rollout": {"denoising_steps": [1000, 500]},
-    "monitor": {"every_updates": 10},
 }
 PARAMS = {
     "preset": "tiny",

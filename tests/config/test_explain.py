@@ -9,8 +9,6 @@ from harness.config.load import load_params, resolve_file, resolve_target
 from harness.config.schema import RolloutConfig
 from harness.errors import HarnessError
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def test_timesteps_are_the_published_ones():
     assert warped_timesteps([1000, 750, 500, 250], 5.0) == pytest.approx([1000, 937.5, 833.3333, 625])
@@ -33,13 +31,14 @@ def test_rollout_cost():
     assert (whole.blocks, whole.context_passes, whole.forwards) == (1, 0, 2.5)
 
 
-def page(*overrides: str) -> str:
-    config = resolve_file(ROOT / "configs/dmd.yaml", overrides, ROOT / "params.yaml")
-    return explain(config, load_params(ROOT / "params.yaml", config.preset).preset)
+def page(project: Path, *overrides: str) -> str:
+    config = resolve_file(project / "dmd.yaml", overrides, project / "params.yaml")
+    return explain(config, load_params(project / "params.yaml").preset)
 
 
-def test_a_distillation_in_words_and_numbers():
-    text = page("dmd.cfg_scale=4", "dmd.generator_updates=100", "dmd.critic_warmup_updates=50", "rollout.window=6")
+def test_a_distillation_in_words_and_numbers(project):
+    updates = ("dmd.generator_updates=100", "dmd.critic_warmup_updates=50")
+    text = page(project, "dmd.cfg_scale=4", "rollout.window=6", *updates)
     for part in (
         "t = 1000, 750",
         "guidance_scale: 3",
@@ -51,23 +50,22 @@ def test_a_distillation_in_words_and_numbers():
         f"half-life {math.log(0.5) / math.log(0.97):.1f}",
     ):
         assert part in text
-    assert "1 teacher forwards" in page("dmd.cfg_scale=1")
-    assert "no cache" in page("rollout.attention=bidirectional")
+    assert "1 teacher forwards" in page(project, "dmd.cfg_scale=1")
+    assert "no cache" in page(project, "rollout.attention=bidirectional")
 
 
 @pytest.mark.parametrize(
     ("target", "part"), [("teacher", "random weights"), ("causal_sft/seed1", "clean earlier blocks")]
 )
-def test_targets(target, part):
-    config = resolve_target(target, ROOT)
-    assert part in explain(config, load_params(ROOT / "params.yaml").preset)
+def test_targets(project, target, part):
+    assert part in explain(resolve_target(target, project), load_params(project / "params.yaml").preset)
 
 
-def test_the_verb(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    assert main(["configs/dmd.yaml", "dmd.cfg_scale=3"]) == 0
+def test_the_verb(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["dmd.yaml", "dmd.cfg_scale=3"]) == 0
     assert "cfg_scale 3" in capsys.readouterr().out
     with pytest.raises(HarnessError, match="did you mean"):
-        main(["configs/dmd.yaml", "dmd.cfg=3"])
+        main(["dmd.yaml", "dmd.cfg=3"])
     with pytest.raises(SystemExit):
         main(["teacher", "seed=1"])

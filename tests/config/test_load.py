@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,6 @@ from harness.errors import HarnessError
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = list(load_params(ROOT / "params.yaml").raw["presets"])
-EXPERIMENT = """\
-seeds: [0]
-fixed: {method: dmd, dmd.cfg_scale: 1.5}
-arms:
-  one: {label: One, set: {init.kind: teacher}}
-  two: {label: Two, set: {init: {kind: causal_sft}, dmd.cfg_scale: 3}}
-"""
-
-
-@pytest.fixture
-def project(tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    folder = tmp_path / "experiments/trial"
-    folder.mkdir(parents=True)
-    (folder / "experiment.yaml").write_text(EXPERIMENT)
-    return tmp_path
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -88,8 +71,8 @@ def test_unknown_names_are_suggested(project):
         resolve_target("trail/one/seed0", project)
     with pytest.raises(HarnessError, match=r'no arm "tow"; did you mean `two`'):
         resolve_target("trial/tow/seed0", project)
-    with pytest.raises(HarnessError, match=r'no preset "tini"; did you mean `tiny`'):
-        load_params(project / "params.yaml", "tini")
+    with pytest.raises(HarnessError, match=r'no preset "smal"; did you mean `small`'):
+        load_params(project / "params.yaml", "smal")
 
 
 def test_problems_of_an_experiment_come_together_with_their_places(project):
@@ -114,7 +97,7 @@ def test_a_bad_value_is_reported_where_it_was_given(project):
     with pytest.raises(HarnessError, match=r"experiment\.yaml: arms\.two\.set\.dmd\.cfg_scale: must be >= 1"):
         resolve_target("trial/two/seed0", project)
     edit(project / "params.yaml", "lr: 4e-3", 'lr: "4e-3"')
-    with pytest.raises(HarnessError, match=r"params\.yaml: presets\.tiny\.run\.sft\.optimizer\.lr: .*without quotes"):
+    with pytest.raises(HarnessError, match=r"params\.yaml: presets\.small\.run\.sft\.optimizer\.lr: .*without quotes"):
         resolve_target("teacher", project)
 
 
@@ -132,15 +115,15 @@ def test_a_bad_value_is_reported_where_it_was_given(project):
         ("preset=3", "preset: expected text"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(override, place):
+def test_settings_that_do_not_fit_are_refused(project, override, place):
     with pytest.raises(HarnessError) as caught:
-        resolve_file(ROOT / "configs/dmd.yaml", [override], ROOT / "params.yaml")
+        resolve_file(project / "dmd.yaml", [override], project / "params.yaml")
     assert place in str(caught.value)
 
 
-def test_a_causal_sft_does_not_start_from_itself():
+def test_a_causal_sft_does_not_start_from_itself(project):
     with pytest.raises(HarnessError, match="a start for dmd only"):
-        resolve_file(ROOT / "configs/causal_sft.yaml", ["init.kind=causal_sft"], ROOT / "params.yaml")
+        resolve_file(project / "causal_sft.yaml", ["init.kind=causal_sft"], project / "params.yaml")
 
 
 def test_overrides_are_yaml_and_the_last_wins():
@@ -155,13 +138,13 @@ def test_overrides_are_yaml_and_the_last_wins():
     assert "did you mean `dmd.cfg_scale`?" in str(caught.value)
 
 
-def test_a_file_may_use_dotted_keys(tmp_path):
-    (tmp_path / "c.yaml").write_text("method: dmd\nseed: 3\ndmd.cfg_scale: 1.25\n")
-    config = resolve_file(tmp_path / "c.yaml", (), ROOT / "params.yaml")
-    assert (config.preset, config.seed, config.dmd.cfg_scale) == ("tiny", 3, 1.25)
-    (tmp_path / "c.yaml").write_text("method: dmd\n")
+def test_a_file_may_use_dotted_keys(project):
+    (project / "c.yaml").write_text("method: dmd\nseed: 3\ndmd.cfg_scale: 1.25\n")
+    config = resolve_file(project / "c.yaml", (), project / "params.yaml")
+    assert (config.preset, config.seed, config.dmd.cfg_scale) == ("small", 3, 1.25)
+    (project / "c.yaml").write_text("method: dmd\n")
     with pytest.raises(HarnessError, match="seed: is missing"):
-        resolve_file(tmp_path / "c.yaml", (), ROOT / "params.yaml")
+        resolve_file(project / "c.yaml", (), project / "params.yaml")
 
 
 @pytest.mark.parametrize(("old", "new"), [("seeds: [0, 1, 2]", "seeds: [0, 0]"), ("seeds: [0, 1, 2]", "seeds: []")])

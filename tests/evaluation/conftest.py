@@ -85,7 +85,7 @@ PARAMS = {
                     "generator_optimizer": {"lr": 0.001},
                     "critic_optimizer": {"lr": 0.001},
                 },
-                "monitor": {"every_updates": 1, "clips": 16},
+                "monitor": {"clips": 16},
             },
         }
     },

@@ -9,22 +9,13 @@ def run(root, *arguments: str):
     return sample(parser().parse_args([*arguments]), root)
 
 
-KINDS
+KINDS = [("toy/low/seed0", "webp"), ("teacher", "gif"), ("causal_sft/seed0", "png")]
+PROMPTS = ("a red 7 moving left slowly", "a blue 1 moving up quickly")
 
 
+@pytest.mark.parametrize(("target", "kind"), KINDS)
 def test_a_video_per_prompt_and_number(root, tmp_path, target, kind):
-    paths = run(
-        root,
-        target,
-        "a red 7 moving left slowly",
-        "a blue 1 moving up quickly",
-        "--number",
-        "2",
-        "--format",
-        kind,
-        "--out",
-        str(tmp_path),
-    )
+    paths = run(root, target, *PROMPTS, "--number", "2", "--format", kind, "--out", str(tmp_path))
     assert [path.name for path in paths] == [
         f"a_red_7_moving_left_slowly_0.{kind}",
         f"a_red_7_moving_left_slowly_1.{kind}",

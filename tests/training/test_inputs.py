@@ -1,0 +1,68 @@
+import shutil
+
+import pytest
+from attrs import evolve
+
+from harness.errors import HarnessError
+from harness.io import write_json
+from harness.training.inputs import input_digests, parents
+
+
+def test_names_everything_that_is_missing_and_what_makes_it(project, small_run):
+    config = small_run(project, "dmd", "dmd.monitor_every_updates=2")
+    shutil.rmtree(project / "data")
+    shutil.rmtree(project / "checkpoints")
+    with pytest.raises(HarnessError) as error:
+        input_digests(config, project)
+    text = str(error.value)
+    for wanted in (
+        "data/encoded: no such folder (data); run `dvc repro encode`",
+        "checkpoints/teacher/model: no such folder (teacher); run `dvc repro teacher`",
+        "checkpoints/evaluators: no such folder (evaluators); run `dvc repro evaluators`",
+        "run `dvc repro encoders`",
+    ):
+        assert wanted in text
+
+
+def test_names_the_run_that_makes_an_init(project, small_run):
+    config = small_run(project, "dmd", "init.kind=causal_sft", "seed=1")
+    with pytest.raises(HarnessError, match=r"causal_sft/seed1/model.*--target causal_sft/seed1"):
+        input_digests(config, project)
+
+
+def test_a_missing_folder_of_weights_of_ones_own(project, small_run):
+    config = small_run(project, "dmd", "init.kind=checkpoint", "init.path=mine/model")
+    with pytest.raises(HarnessError, match=r"mine/model: no such folder \(init\); .*correct `init`"):
+        input_digests(config, project)
+
+
+def test_digests_follow_the_content(project, small_run):
+    config = small_run(project, "dmd")
+    before = input_digests(config, project)
+    assert before.keys() == {"data", "teacher", "init"}
+    assert before["teacher"] == before["init"]
+    weights = project / "checkpoints/teacher/model/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    index = project / "data/encoded/train/index.json"
+    index.write_text(index.read_text() + " ")
+    after = input_digests(config, project)
+    assert after["teacher"] != before["teacher"]
+    assert after["data"] != before["data"]
+
+
+def test_a_teacher_from_random_weights_reads_only_data(project, small_run):
+    assert input_digests(small_run(project, "sft"), project).keys() == {"data"}
+
+
+def test_parents_are_the_runs_behind_the_weights(project, small_run):
+    config = small_run(project, "dmd", "init.kind=causal_sft")
+    for target, teraflops in (("teacher", 2.0), ("causal_sft/seed0", 1.0)):
+        write_json(
+            project / "results" / target / "manifest.json",
+            {"fingerprint": f"f-{target}", "compute": {"teraflops": teraflops}, "other": 1},
+        )
+    assert parents(config, project) == [
+        {"target": "causal_sft/seed0", "fingerprint": "f-causal_sft/seed0", "compute": {"teraflops": 1.0}},
+        {"target": "teacher", "fingerprint": "f-teacher", "compute": {"teraflops": 2.0}},
+    ]
+    assert parents(evolve(config, teacher="pretrained/wan"), project) == parents(config, project)[:1]
