@@ -35,8 +35,8 @@ smoke: .venv/.ok  ## the whole pipeline on a tiny preset, in a copy under .smoke
 	@scripts/smoke.sh $(JOBS)
 
 lint: .venv/.ok  ## ruff and pyright
-	@ruff check harness tests
-	@ruff format --check harness tests
+	@ruff check harness tests benchmarks
+	@ruff format --check harness tests benchmarks
 	@pyright
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)

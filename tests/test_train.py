@@ -24,9 +24,7 @@ def project(tmp_path, monkeypatch):
     """A project whose only run is finished already; the folder is the working directory."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "data/encoded").mkdir(parents=True)
-    (tmp_path / "run.yaml").write_text(
-        "preset: smoke\nmethod: sft\nseed: 0\ninit: {kind: random}\n"
-    )
+    (tmp_path / "run.yaml").write_text("preset: smoke\nmethod: sft\nseed: 0\ninit: {kind: random}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -63,6 +63,11 @@ class History(Callback):
     def _logged(self, batches: int) -> bool:
         return batches % self.every == 0 or batches == self.order.batches
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Begin anew if the run does."""
+        if self.table is not None and state.timestamp.batch.value == 0:
+            self.table.restart()
+
     def batch_start(self, state: State, logger: Logger) -> None:
         """Begin the means over the batch's microbatches."""
         self._sums, self._samples = {}, 0

@@ -66,14 +66,14 @@ class QualityMonitor(Callback):
         self.save = save
         self.at_start = at_start
         self.best: dict[str, Any] | None = None
-        self._measured_start = False
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Measure the weights that training starts from."""
-        if self.at_start and state.timestamp.batch.value == 0 and not self._measured_start:
-            if self.table is not None and self.table.path.exists():
-                self.table.truncate(0)
-            self._measure(0)
+        if state.timestamp.batch.value == 0:
+            if self.table is not None:
+                self.table.restart()
+            if self.at_start:
+                self._measure(0)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Measure after a generator update whose turn it is, and after the last."""
@@ -92,7 +92,6 @@ class QualityMonitor(Callback):
             if update > 0 and self._is_better(values):
                 self.best = {"update": update, "metric": self.metric, "value": float(values[self.metric])}
                 self.save(network)
-        self._measured_start = True
         if self.table is not None:
             row: dict[str, Any] = {
                 "batch": batches,
@@ -118,7 +117,6 @@ class QualityMonitor(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; later rows are cut off."""
         self.best = state["best"]
-        self._measured_start = True
         if self.table is not None:
             self.table.truncate(state["rows"])
 

@@ -23,6 +23,7 @@ class Table:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
+        self.first_columns = tuple(columns)
         self.columns = list(columns)
         self.rows = 0
         if path.exists():
@@ -34,6 +35,11 @@ class Table:
         """All whole lines; a last line that was cut off while it was written is dropped."""
         text = self.path.read_text(encoding="utf-8")
         return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def restart(self) -> None:
+        """Begin anew: what an attempt that saved no state has written goes."""
+        self.path.unlink(missing_ok=True)
+        self.columns, self.rows = list(self.first_columns), 0
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` rows. Raises HarnessError if the file has fewer."""

@@ -202,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true", help="wait for another call that is at work on the same data")
     arguments = parser.parse_args(argv)
     config = load_params(arguments.params).preset.encoders
+    torch.set_num_threads(1)  # the order of sums is part of the result
     with join_processes() as processes:
         encode(
             arguments.clips,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from harness.config.load import load_params
 from harness.config.schema import EncodersConfig
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips", default="data/clips", help="prepared clips: the codec is fitted on them")
     parser.add_argument("--out", default="checkpoints/encoders", help="folder to write")
     arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)  # the order of sums is part of the result
     make_encoders(load_params(arguments.params).preset.encoders, arguments.clips, arguments.out)
     print(f"{arguments.out}: vae, text_encoder and tokenizer are ready", file=sys.stderr)
     return 0

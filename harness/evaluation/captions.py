@@ -55,13 +55,18 @@ def motion_error(displacements: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(stray).sum(-1).mean(1))
 
 
-def direction_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:
-    """Whether the object moves at all, and nearest to the captioned direction, where the caption names one."""
+def direction_shown(displacements: np.ndarray) -> np.ndarray:
+    """The direction `[B]` nearest to each clip's motion; "" where the object does not move."""
     velocity = tracked_velocity(displacements)
     along = velocity @ np.array(list(DIRECTIONS.values()), float).T  # [B, 4]
     nearest = np.array(list(DIRECTIONS))[along.argmax(1)]
-    stated = np.array(wanted)
-    return ((nearest == stated) | (stated == ANY_DIRECTION)) & (np.linalg.norm(velocity, axis=1) > SLOWEST)
+    return np.where(np.linalg.norm(velocity, axis=1) > SLOWEST, nearest, "")
+
+
+def direction_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:
+    """Whether the object moves at all, and in the captioned direction (any, where that is left open)."""
+    shown, stated = direction_shown(displacements), np.array(wanted)
+    return (shown == stated) | ((shown != "") & (stated == ANY_DIRECTION))
 
 
 def speed_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:

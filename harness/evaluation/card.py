@@ -21,7 +21,7 @@ from harness.evaluation.samplers import Sampler
 from harness.io import atomic_write_bytes
 
 SCHEMA = 1
-EXTRA_METRICS = ("motion_energy",)  # on the card beside those of the metrics table
+EXTRA_METRICS = ("mode_coverage", "motion_energy")  # on the card beside those of the metrics table
 
 
 def rounded(estimate: Estimate) -> dict[str, float]:
@@ -32,7 +32,7 @@ def rounded(estimate: Estimate) -> dict[str, float]:
 def metrics_block(outcomes: list[Outcome], reference: ClipSet) -> dict[str, dict[str, float]]:
     """Every metric, averaged over the repeats (independent noise)."""
     cards = [measure_card(outcome.clips, reference) for outcome in outcomes]
-    names = [name for name in (*METRICS, *EXTRA_METRICS) if all(name in card for card in cards)]
+    names = [name for name in dict.fromkeys((*METRICS, *EXTRA_METRICS)) if all(name in card for card in cards)]
     return {name: rounded(pooled([card[name] for card in cards])) for name in names}
 
 

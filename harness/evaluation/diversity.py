@@ -22,3 +22,14 @@ def diversity(x: np.ndarray, prompts: np.ndarray, real: np.ndarray, kinds: np.nd
     digits, the digit; the features are then of handwriting only, which nothing else in the caption touches).
     """
     return same_group_distance(x, prompts) / max(same_group_distance(real, kinds), 1e-9)
+
+
+def mode_coverage(shown: np.ndarray, real: np.ndarray) -> float:
+    """Overlap of two histograms of modes: 1 = each as often as in real clips, ¼ = only one of four.
+
+    `shown [N]` and `real [M]` name each clip's mode, among captions that leave it open. Only such captions can tell a
+    sampler that drops modes from one that keeps them; every other metric averages them away.
+    """
+    modes = np.union1d(shown, real)
+    share = (np.mean(shown[:, None] == modes, axis=0), np.mean(real[:, None] == modes, axis=0))
+    return float(np.minimum(*share).sum())

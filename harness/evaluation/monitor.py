@@ -37,6 +37,7 @@ LOGGED = (
     "saturation",
     "motion_energy",
     "diversity",
+    "mode_coverage",
 )
 
 

@@ -7,9 +7,17 @@ from functools import cached_property
 import numpy as np
 from attrs import frozen
 
-from harness.evaluation.captions import CAPTIONED, color_right, digit_right, direction_right, speed_right
+from harness.data.digits import ANY_DIRECTION
+from harness.evaluation.captions import (
+    CAPTIONED,
+    color_right,
+    digit_right,
+    direction_right,
+    direction_shown,
+    speed_right,
+)
 from harness.evaluation.conditional import conditional_energy, kernel_energy
-from harness.evaluation.diversity import diversity
+from harness.evaluation.diversity import diversity, mode_coverage
 from harness.evaluation.evaluators import Measurements
 from harness.evaluation.frechet import frechet_unbiased
 from harness.evaluation.identity import identity_by_frame
@@ -17,6 +25,7 @@ from harness.evaluation.intervals import Estimate, bootstrap_mean, jackknife
 from harness.evaluation.manifold import NEIGHBORS, precision_recall
 
 GROUPINGS = tuple(CAPTIONED)
+SHARES = ("precision", "recall", "mode_coverage")  # metrics of the whole set that lie in 0…1
 SMALLEST_SET = 2 * (NEIGHBORS + 2)  # clips below which distances between sets are not computed
 
 
@@ -101,9 +110,21 @@ def set_distances(clips: ClipSet, reference: ClipSet) -> dict[str, float]:
     }
     if clips.has_digits:
         values["conditional_distance"] = conditional_energy(x, clips.groups, y, reference.groups)
+        made, real = _open_directions(clips), _open_directions(reference)
+        if min(len(made), len(real)) >= SMALLEST_SET:
+            values["mode_coverage"] = mode_coverage(made, real)
     elif clips.text is not None and reference.text is not None:
         values["conditional_distance"] = kernel_energy(x, clips.text, y, reference.text)
     return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def _open_directions(clips: ClipSet) -> np.ndarray:
+    """The directions shown for captions that leave the direction open."""
+    digits = clips.measured.digits
+    if digits is None:
+        return np.array([])
+    is_open = np.array([a["direction"] == ANY_DIRECTION for a in clips.attributes])
+    return direction_shown(digits.displacements[is_open])
 
 
 def _diversity(clips: ClipSet, reference: ClipSet) -> float:
@@ -133,7 +154,7 @@ def measure_card(clips: ClipSet, reference: ClipSet) -> dict[str, Estimate]:
     for name in ("ink", "saturation", "motion_energy"):
         card[name] = card[name].scaled(1 / max(float(real[name].mean()), 1e-9))
     card |= jackknife(lambda index: set_distances(clips.select(index), reference), len(clips))
-    return {name: e.clipped(0.0, 1.0) if name in ("precision", "recall") else e for name, e in card.items()}
+    return {name: e.clipped(0.0, 1.0) if name in SHARES else e for name, e in card.items()}
 
 
 def by_frame(clips: ClipSet, reference: ClipSet) -> dict[str, list[float]]:

@@ -164,7 +164,7 @@ def protocol(bench: Bench, params: Params, root: Path, data: str, reference: Cli
     }
 
 
-def shared_prefix(target: str) -> Path:
+def results_folder(target: str) -> Path:
     """Folder of a target's result files, relative to the root."""
     return Path("results") / target
 
@@ -202,7 +202,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
         "prompts": bench.prompts.captions[:SHOWN],
         "models": blocks,
     }
-    path = write_card(root / shared_prefix(target), card, shown, params.preset.data.fps)
+    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps)
     if run.method == "sft":
         check_gate(blocks["teacher"], evaluation.gate, path)
     return card
@@ -229,5 +229,5 @@ def main(target: str) -> int:
     for name, block in card["models"].items():
         values = ", ".join(f"{metric} {estimate['value']:.3g}" for metric, estimate in block["metrics"].items())
         print(f"{name}: {values}")
-    print(shared_prefix(target) / "cards.json")
+    print(results_folder(target) / "cards.json")
     return 0

@@ -178,4 +178,4 @@ def build_training(
 
 def build_optimizer(method: ComposerModel) -> torch.optim.AdamW:
     """One AdamW with a named group per trained network (Composer takes exactly one optimizer)."""
-    return torch.optim.AdamW(method.parameter_groups())  # type: ignore[operator]
+    return torch.optim.AdamW(method.parameter_groups(), fused=True)  # type: ignore[operator]

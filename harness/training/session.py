@@ -68,7 +68,8 @@ def train(
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
     mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
-    training.trainer.fit()
+    if training.trainer.state.timestamp.batch.value < training.order.batches:  # else it was killed after its last batch
+        training.trainer.fit()
     _collect(config, training, folder)
     if rank == 0:
         manifest = build_manifest(

@@ -9,6 +9,7 @@ from harness.algorithms.updates import UpdateOrder
 from harness.callbacks.compute_meter import ComputeMeter
 from harness.callbacks.history import History
 
+METER = ComputeMeter({})
 ORDER = UpdateOrder(generator_updates=3, ratio=1, warmup=1)  # c g c g c g
 
 
@@ -69,6 +70,15 @@ def test_no_row_twice_and_none_missing_after_a_kill(tmp_path, killed_after):
     again.load_state_dict(saved)
     run(tmp_path / "cut.csv", start=3, history=again)
     assert (tmp_path / "cut.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+def test_an_attempt_that_saved_nothing_leaves_no_rows(tmp_path):
+    run(tmp_path / "h.csv", stop=4)
+    history = History(tmp_path / "h.csv", every=1, order=ORDER, clipping=SimpleNamespace(norm=0.5), meter=METER)
+    history.fit_start(SimpleNamespace(timestamp=SimpleNamespace(batch=Time(0, "ba"))), None)
+    run(tmp_path / "h.csv", history=history)
+    run(tmp_path / "whole.csv")
+    assert (tmp_path / "h.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_other_processes_write_nothing(tmp_path):

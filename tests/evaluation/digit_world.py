@@ -8,10 +8,10 @@ from attrs import frozen
 from torch import Tensor
 
 from harness.config.schema import DataConfig, Splits
-from harness.data.digits import Clip
+from harness.data.digits import ANY_DIRECTION, Attributes, Clip, render
 from harness.evaluation import tracking
 from harness.evaluation.corruptions import blur
-from harness.evaluation.evaluators import Evaluators
+from harness.evaluation.evaluators import Evaluators, unit_range
 from harness.evaluation.panel import ClipSet, measure_values
 
 FRAMES, SIZE, COUNT = 17, 24, 160
@@ -22,6 +22,7 @@ DATA = DataConfig(
     width=SIZE,
     frames=FRAMES,
     clips=Splits(train=640, validation=8, test=2 * COUNT),
+    open_directions=0.3,
 )
 
 
@@ -64,6 +65,23 @@ def morphed(video: Tensor) -> Tensor:
     return torch.lerp(video, other, weight).clamp(0, 1)
 
 
+def redrawn(attributes: list[dict]) -> Tensor:
+    """Clips of these attributes."""
+    drawn = [render(Attributes(**a), frames=FRAMES, height=SIZE, width=SIZE) for a in attributes]
+    return unit_range(np.stack(drawn))
+
+
+def one_handwriting(attributes: list[dict]) -> list[dict]:
+    """Every digit always in the handwriting of its first clip."""
+    first = {a["digit"]: a["image"] for a in reversed(attributes)}
+    return [a | {"image": first[a["digit"]]} for a in attributes]
+
+
+def one_direction(attributes: list[dict]) -> list[dict]:
+    """Every caption that leaves the direction open is answered by a move to the left."""
+    return [a | ({"moves": "left"} if a["direction"] == ANY_DIRECTION else {}) for a in attributes]
+
+
 def planted(world: World) -> dict[str, tuple[Tensor, list[dict] | None]]:
     """Every fault: damaged clips, and the captions they go with where these are the fault."""
     rng = torch.Generator().manual_seed(7)
@@ -83,4 +101,6 @@ def planted(world: World) -> dict[str, tuple[Tensor, list[dict] | None]]:
         "blur": (blur(video, 3), None),
         "over-bright": ((video * 1.6).clamp(0, 1), None),
         "morphing": (morphed(video), None),
+        "one mode of four": (redrawn(one_direction(attributes)), None),
+        "one handwriting per digit": (redrawn(one_handwriting(attributes)), None),
     }

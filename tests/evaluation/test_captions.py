@@ -6,6 +6,7 @@ from harness.evaluation.captions import (
     color_right,
     digit_right,
     direction_right,
+    direction_shown,
     hue,
     motion_error,
     speed_right,
@@ -55,6 +56,16 @@ def test_motion_as_captioned(motion, direction, speed):
         assert direction_right(path, [name])[0] == (name == direction)
     for name in ("slowly", "quickly"):
         assert speed_right(path, [name])[0] == (name == speed)
+
+
+def test_any_motion_is_right_where_the_caption_leaves_the_direction_open():
+    assert direction_right(steady(0, -0.5), ["somewhere"])[0]
+    assert not direction_right(steady(0, 0.1), ["somewhere"])[0]
+    assert direction_shown(np.concatenate([steady(0, -0.5), steady(0.7, 0.1), steady(0, 0)])).tolist() == [
+        "left",
+        "down",
+        "",
+    ]
 
 
 def test_standing_still_and_racing_are_no_motion():

@@ -48,6 +48,11 @@ def test_the_patch_coder_loses_little_and_keeps_the_ink(world):
     assert torch.equal(coded, coder(clips, rng(3)))
 
 
+def test_the_patch_coder_keeps_a_bright_background(world):
+    clips = 0.5 + 0.3 * world.good[:24]
+    assert PatchCoder(clips)(clips, rng(3)).mean().item() == pytest.approx(clips.mean().item(), abs=0.02)
+
+
 def test_the_patch_coder_takes_sizes_that_do_not_divide():
     clips = torch.rand(8, 3, 7, 10, 13, generator=rng())
     assert PatchCoder(clips)(clips, rng()).shape == clips.shape

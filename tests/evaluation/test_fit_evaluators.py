@@ -34,21 +34,23 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_global_state(few):
 
 
 def test_it_leaves_threads_and_random_state_alone(few):
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     with deterministic(0):
         assert torch.get_num_threads() == 1
         torch.rand(5)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_training_learns_the_captions(world):
     features = world.evaluators.video_net(world.good)
     outputs = world.evaluators.video_net.predict(features)
-    for name, least in (("color", 0.95), ("direction", 0.95), ("speed", 0.9)):
+    for name, least in (("color", 0.95), ("moves", 0.95), ("speed", 0.9)):
         right = outputs[name].argmax(1) == module.attribute_targets(world.attributes)[name]
         assert right.float().mean() > least, name
     digits = world.evaluators.measure(world.good * 2 - 1).digits

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.evaluation.intervals import Estimate, bootstrap_mean, jackknife, pooled
 
@@ -24,6 +25,16 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     assert estimate.value == pytest.approx(values.mean())
     expected = 2.2 * values.std(ddof=1) / np.sqrt(240)  # t of 11 degrees of freedom
     assert 0.5 * expected < estimate.high - estimate.value < 1.7 * expected
+
+
+def test_jackknife_is_right_on_average():
+    """The factor (g − 1)/g is not visible in one estimate."""
+    widths = []
+    for seed in range(100):
+        values = np.random.default_rng(seed).normal(size=24)
+        found = jackknife(lambda index, values=values: {"mean": float(values[index].mean())}, 24, groups=4)["mean"]
+        widths.append(((found.high - found.value) / stats.t.ppf(0.975, 3)) ** 2)
+    assert np.mean(widths) == pytest.approx(1 / 24, rel=0.2)
 
 
 def test_jackknife_keeps_a_value_that_smaller_sets_lack():

@@ -8,8 +8,11 @@ from PIL import Image
 
 from harness.config.load import resolve_target
 from harness.config.metrics import METRICS
+from harness.data.encode import encode
+from harness.data.mds import CLIP_COLUMNS, iter_samples, write_mds
 from harness.errors import HarnessError
 from harness.evaluation import run as module
+from harness.evaluation.fit_evaluators import main as fit
 from harness.evaluation.run import entries, evaluate
 
 TARGETS = ("teacher", "causal_sft/seed0", "toy/low/seed0")
@@ -141,3 +144,35 @@ def test_the_same_noise_reaches_every_model(root, monkeypatch):
     evaluate("toy/low/seed0", root)
     assert seen[:2] == seen[2:]
     assert np.array_equal([repeat for *_, repeat in seen], [0, 1, 0, 1])
+
+
+def test_real_videos_without_attributes(root, tmp_path):
+    """A source of captioned videos: no attribute metrics, video features only, and the card says so."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["presets"]["small"]["data"] |= {"source": "videos", "path": "videos"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "experiments").symlink_to(root / "experiments")
+    (tmp_path / "checkpoints").mkdir()
+    for part in ("encoders", "toy"):
+        (tmp_path / "checkpoints" / part).symlink_to(root / "checkpoints" / part)
+    clips = tmp_path / "data/clips"
+    for split in ("train", "validation", "test"):
+        samples = [dict(sample) | {"attributes": {}} for sample in iter_samples(root / "data/clips" / split)]
+        write_mds(clips / split, CLIP_COLUMNS, samples)
+    shutil.copy(root / "data/clips/clips.json", clips)
+    encode(
+        clips,
+        tmp_path / "checkpoints/encoders",
+        tmp_path / "data/encoded",
+        text_length=12,
+        position_channels=True,
+        work=tmp_path / ".work",
+    )
+    out = tmp_path / "checkpoints/evaluators"
+    fit(["--params", str(tmp_path / "params.yaml"), "--clips", str(clips), "--out", str(out)])
+    card = evaluate("toy/low/seed0", tmp_path)
+    metrics = card["models"]["student"]["metrics"]
+    assert {"fvd", "conditional_distance", "recall", "precision", "diversity", "ink", "saturation"} <= set(metrics)
+    assert not {"caption_accuracy", "digit_accuracy", "identity", "rigid_error"} & set(metrics)
+    assert "video network only" in card["protocol"]["features"]
+    assert "caption accuracies" in card["protocol"]["absent"]

@@ -76,7 +76,7 @@ def small_run() -> Callable[..., Any]:
         path = root / f"{method}.yaml"
         init = "random" if method == "sft" else "teacher"
         path.write_text(f"preset: smoke\nmethod: {method}\nseed: 0\ninit: {{kind: {init}}}\n")
-        return resolve_file(path, [*overrides], root / "params.yaml")
+        return resolve_file(path, [f"{method}.monitor_every_updates=null", *overrides], root / "params.yaml")
 
     return make
 
