@@ -1,8 +1,8 @@
 """What the training loop costs beyond the step itself: Composer with our algorithms and callbacks against a bare loop.
 
 Both run the same updates on the same batches held in memory: forward, backward, clipping, AdamW, EMA. The difference is
-Composer's events, its copies of the batch, the history and the meters. Times are CPU time per batch, the median over
-batches, so that a busy machine does not matter much.
+Composer's events, its copies of the batch, the history and the meters. Times are CPU time per batch, the lower quartile
+over batches and rounds: what else the machine does can only add to it.
 
     python benchmarks/composer_overhead.py [--method sft] [--batches 60] [--out FILE.json]
 """
@@ -152,7 +152,7 @@ def main() -> None:
         )
         batches = [make_batch(config, number, size, preset.encoders.text_length) for number in range(arguments.batches)]
         rounds = [(composer_times(config, batches), bare_times(config, batches)) for _ in range(ROUNDS)]
-        composer, bare = (1e3 * statistics.median(t for r in rounds for t in r[i][2:]) for i in range(2))
+        composer, bare = (1e3 * statistics.quantiles([t for r in rounds for t in r[i][2:]], n=4)[0] for i in range(2))
         results[name] = {
             "composer_ms": round(composer, 2),
             "bare_ms": round(bare, 2),

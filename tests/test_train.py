@@ -95,3 +95,12 @@ def test_one_run_at_a_time(project, capsys, words):
         main(words)
     assert error.value.code == 2
     assert "either --target or a configuration file" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(project, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.train.run", interrupt)
+    assert main(["run.yaml"]) == 130
+    assert "goes on from the last saved state" in capsys.readouterr().err

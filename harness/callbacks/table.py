@@ -53,18 +53,24 @@ class Table:
         self._rewrite(lines[: rows + 1])
 
     def append(self, row: Mapping[str, Value]) -> None:
-        """Write a row and flush it."""
+        """Write a row and flush it. Raises HarnessError when the file cannot be written."""
         new = [name for name in row if name not in self.columns]
         if new:
             self.columns += new
             lines = self._read() if self.path.exists() else []
             self._rewrite([self.columns, *(line + [""] * len(new) for line in lines[1:])])
         first = not self.path.exists()
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if first:
-                writer.writerow(self.columns)
-            writer.writerow([row.get(name, "") for name in self.columns])
+        try:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if first:
+                    writer.writerow(self.columns)
+                writer.writerow([row.get(name, "") for name in self.columns])
+        except OSError as error:
+            raise HarnessError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix the permissions, and run "
+                "again: it goes on from the last saved state"
+            ) from error
         self.rows += 1
 
     def _rewrite(self, lines: list[list[str]]) -> None:

@@ -71,10 +71,29 @@ def card_interval(result: Result, model: str, metric: str) -> Interval | None:
 
 
 def strongest_baseline(results: Results, arm: str, group: str, metric: str, confidence: float) -> Side | None:
-    """The best model of a baseline group on a metric (by its mean over seeds), or None when no card has the metric."""
-    sides = [baseline_side(results, arm, model, metric, confidence) for model in BASELINES[group]]
+    """The best model of a baseline group on a metric (by its mean over seeds), or None when no card has the metric.
+
+    Only models that take no more forwards than the student count.
+    """
+    allowed = forwards(next(iter(results.arms[arm].values())), "student")
+    sources = {m: _source(results, arm, m) for m in BASELINES[group]}
+    fair = [m for m, source in sources.items() if forwards(source, m) <= allowed]
+    sides = [baseline_side(results, arm, model, metric, confidence) for model in fair]
     present = [side for side in sides if side is not None]
     return max(present, key=lambda side: gain(metric, side.interval.value, 1.0), default=None)
+
+
+def forwards(result: Result, model: str) -> float:
+    """Denoiser evaluations that a frame gets from the sampler, guidance included; infinite if the model is missing."""
+    entry = result.cards["models"].get(model)
+    return float("inf") if entry is None else float(entry["sampler"]["forwards"])
+
+
+def _source(results: Results, arm: str, model: str) -> Result:
+    """A result whose card has the model."""
+    if model in results.teacher.cards["models"]:
+        return results.teacher
+    return next(iter((results.arms[arm] if model == "init" else results.causal_sft).values()))
 
 
 def baseline_side(results: Results, arm: str, model: str, metric: str, confidence: float) -> Side | None:

@@ -117,6 +117,7 @@ class EvaluationConfig:
     batch_size: int = _positive(64)
     teacher_steps: int = _positive(25)
     teacher_cfg_scale: float = field(default=2.5, validator=ge(1.0))
+    cut_cfg_scale: float = field(default=1.5, validator=ge(1.0))  # few guided steps want less guidance
     seed: int = field(default=1234, validator=ge(0))
     gate: Gate = field(factory=Gate)
 

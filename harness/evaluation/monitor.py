@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.config.schema import RunConfig
 from harness.data.mds import load_split
@@ -16,7 +16,7 @@ from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluat
 from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch
-from harness.evaluation.stored import pooled_texts
+from harness.evaluation.stored import measure_stored, pooled_texts
 from harness.models.codec import VAE, decode_latents, load_vae
 from harness.seeding import seed_for
 
@@ -54,8 +54,8 @@ class Monitor:
     """Call it with a generator to get its quality: metric name → value.
 
     It leaves the model as it was (mode, device, gradients) and draws nothing from the global random state, so that a
-    monitored run and an unmonitored one train alike. The reference is the split's own clips, as the VAE decodes them:
-    what the codec loses is then no part of the distance.
+    monitored run and an unmonitored one train alike. The reference is the split's own source clips, as on the card: the
+    best checkpoint is then chosen by the very distance that the card reports.
     """
 
     def __init__(
@@ -64,9 +64,8 @@ class Monitor:
         evaluators: Evaluators,
         vae: VAE,
         prompts: PromptSet,
-        latents: Tensor,  # [N, C, F, h, w], real, normalised
-        attributes: list[dict],
-        texts: np.ndarray | None,  # [N, D], pooled; None where attributes say it all
+        reference: ClipSet,
+        latent_std: float,  # of real latents
         sampler: Sampler,
         shape: tuple[int, int, int, int],
         precision: str = "fp32",
@@ -74,16 +73,7 @@ class Monitor:
         self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
         self.precision = precision
         self.seed = seed_for(0, "monitor")
-        self.latent_std = float(latents.std())
-        measured = Measurements.cat(
-            [evaluators.measure(decode_latents(vae, part)) for part in latents.float().split(BATCH)]
-        )
-        self.reference = ClipSet(
-            measured=measured,
-            prompts=np.arange(len(latents)),
-            attributes=attributes,
-            text=texts,
-        )
+        self.reference, self.latent_std = reference, latent_std
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -124,20 +114,26 @@ def build_monitor(
     """A monitor of `run_config.monitor.clips` validation prompts. Loads everything once; each call then only
     samples and measures.
 
-    `data_folder` is the encoded data. Raises HarnessError when something is missing, or when the validation split has
-    too few clips.
+    `data_folder` is the encoded data, beside the folder `clips` of what was encoded. Raises HarnessError when something
+    is missing, or when the validation split has too few clips.
     """
     data = Path(data_folder)
     prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames)
     stored = load_split(data / "validation")
     evaluators = load_evaluators(evaluators_folder)
+    count = len(stored["latent"])
+    reference = ClipSet(
+        measured=measure_stored(evaluators, data.parent / "clips" / "validation", range(count)).measured,
+        prompts=np.arange(count),
+        attributes=stored["attributes"],
+        text=None if evaluators.geometry.has_digits else pooled_texts(stored["text"]),
+    )
     return Monitor(
         evaluators=evaluators,
         vae=load_vae(Path(encoders_folder) / "vae"),
         prompts=prompts,
-        latents=torch.from_numpy(stored["latent"].astype(np.float32)),
-        attributes=stored["attributes"],
-        texts=None if evaluators.geometry.has_digits else pooled_texts(stored["text"]),
+        reference=reference,
+        latent_std=float(stored["latent"].astype(np.float32).std(ddof=1)),
         sampler=sampler_for(run_config),
         shape=latent_shape(data, run_config.frames),
         precision=run_config.precision,

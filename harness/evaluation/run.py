@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from torch import nn
 
 from harness.config.load import Params, load_params, resolve_target
-from harness.config.schema import RunConfig
+from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.mds import count_samples, iter_samples
 from harness.data.shards import read_fingerprint
 from harness.evaluation.bench import SHOWN, Bench, Outcome
@@ -43,21 +43,22 @@ class Entry:
     sampler: Sampler
 
 
-def entries(target: str, run: RunConfig, root: Path, teacher_steps: int, cfg_scale: float) -> list[Entry]:
+def entries(target: str, run: RunConfig, root: Path, evaluation: EvaluationConfig) -> list[Entry]:
     """The models that a target's card has, each with its sampler."""
     folder = root / "checkpoints" / target
     student = Sampler.few_step(run.rollout)
     count = student.forwards
-    cut = cut_steps(count)
+    cut, guidance = cut_steps(count), evaluation.cut_cfg_scale
     if run.method == "sft":
         weights = root / run.teacher / "model" if target == "teacher" else folder / "model"
 
         def euler(steps: int, scale: float) -> Sampler:
             return Sampler(kind="euler", rollout=run.rollout, steps=steps, cfg_scale=scale)
 
+        full = euler(evaluation.teacher_steps, evaluation.teacher_cfg_scale)
         return [
-            Entry(name="teacher", label="Teacher", folder=weights, sampler=euler(teacher_steps, cfg_scale)),
-            Entry(name="teacher_cut_cfg", label="Teacher, cut, guided", folder=weights, sampler=euler(cut, cfg_scale)),
+            Entry(name="teacher", label="Teacher", folder=weights, sampler=full),
+            Entry(name="teacher_cut_cfg", label="Teacher, cut, guided", folder=weights, sampler=euler(cut, guidance)),
             Entry(name="teacher_cut", label="Teacher, cut, no guidance", folder=weights, sampler=euler(count, 1.0)),
         ]  # fmt: skip
     if run.method == "causal_sft":
@@ -70,7 +71,7 @@ def entries(target: str, run: RunConfig, root: Path, teacher_steps: int, cfg_sca
         return [
             Entry(name="causal_sft", label="Causal SFT, few-step", folder=weights, sampler=Sampler.few_step(causal)),
             Entry(name="causal_sft_euler", label="Causal SFT, Euler", folder=weights, sampler=ode(count, 1.0)),
-            Entry(name="causal_sft_cfg", label="Causal SFT, guided", folder=weights, sampler=ode(cut, cfg_scale)),
+            Entry(name="causal_sft_cfg", label="Causal SFT, guided", folder=weights, sampler=ode(cut, guidance)),
         ]  # fmt: skip
     return [
         Entry(name="student", label="Student", folder=folder / "model", sampler=student),
@@ -179,7 +180,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     evaluation, clips = params.preset.evaluation, root / "data" / "clips"
     bench = build_bench(run, params, load_evaluators(root / "checkpoints" / "evaluators"), root)
-    wanted = entries(target, run, root, evaluation.teacher_steps, evaluation.teacher_cfg_scale)
+    wanted = entries(target, run, root, evaluation)
     models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins
     reference = test_reference(bench, clips, root / run.data)
     per_prompt = text_seconds(bench, root / "checkpoints" / "encoders")

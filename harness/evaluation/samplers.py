@@ -47,7 +47,7 @@ class Sampler:
         """For the card."""
         unit = "forwards_per_block" if self.causal else "forwards_per_video"
         described = {"kind": self.kind, "steps": self.steps, "cfg_scale": self.cfg_scale, "shift": self.rollout.shift}
-        described[unit] = self.forwards
+        described |= {unit: self.forwards, "forwards": self.forwards}
         if self.causal:
             described |= {
                 "frames_per_block": self.rollout.frames_per_block,

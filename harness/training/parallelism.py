@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from harness.config.schema import ParallelismConfig
+from harness.errors import HarnessError
 
 BLOCKS = "blocks"  # the attribute of diffusers' transformers that holds the layers
 
@@ -30,6 +31,14 @@ def mark_blocks(networks: Mapping[str, nn.Module], config: ParallelismConfig) ->
 
 def _nothing(module: nn.Module) -> bool:
     return False
+
+
+def check_device(config: ParallelismConfig, has_accelerator: bool) -> None:
+    """Raise HarnessError for FSDP on a CPU: gloo sums gradients where FSDP2 asks for their mean, and says nothing."""
+    if config.kind != "ddp" and not has_accelerator:
+        raise HarnessError(
+            f"parallelism.kind: {config.kind} needs GPUs (on CPUs its gradients would be wrong); set it to ddp"
+        )
 
 
 def parallelism_settings(config: ParallelismConfig) -> dict[str, Any] | None:

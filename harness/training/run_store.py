@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run is complete. The marker is the last thing written."""
         return (self.path / FINISHED).is_file()
+
+    def started(self) -> str:
+        """When the run was first started (UTC), however often it was interrupted."""
+        path = self.path / "started.json"
+        if not path.is_file():
+            write_json(path, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        return read_json(path)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and the marker; states and other means are then removed."""

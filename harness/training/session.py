@@ -26,6 +26,7 @@ from harness.training.assembly import Training, batch_per_process, build_trainin
 from harness.training.inputs import ENCODERS, EVALUATORS, monitors, parents
 from harness.training.manifest import build_manifest, processor_name, surroundings
 from harness.training.method_builder import build_method
+from harness.training.parallelism import check_device
 from harness.training.request import Request
 from harness.training.run_store import RESULTS, RunFolder
 from harness.training.weights import save_weights
@@ -47,9 +48,10 @@ def train(
     Raises:
         HarnessError: damaged data or weights, settings that do not fit, a gradient that is not finite.
     """
-    started, config = datetime.now(UTC), request.config
+    config = request.config
     torch.set_num_threads(config.threads)
     _quiet()
+    check_device(config.parallelism, torch.cuda.is_available())
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None), TIMEOUT)
     data = open_data(config, root)
@@ -67,6 +69,8 @@ def train(
         sample_and_score=_monitor(config, root),
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
+    if rank == 0:
+        folder.started()
     mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
     if training.trainer.state.timestamp.batch.value < training.order.batches:  # else it was killed after its last batch
         training.trainer.fit()
@@ -78,7 +82,7 @@ def train(
             inputs=inputs,
             parents=parents(config, root),
             surroundings=surroundings(root),
-            measured=measured(config, training, started),
+            measured=measured(config, training, folder.started()),
         )
         folder.finish(manifest)
     if mirror is not None:
@@ -172,7 +176,7 @@ def _collect(config: RunConfig, training: Training, folder: RunFolder) -> None:
                 shutil.copyfile(folder.path / name, folder.output / name)
 
 
-def measured(config: RunConfig, training: Training, started: datetime) -> dict[str, Any]:
+def measured(config: RunConfig, training: Training, started: str) -> dict[str, Any]:
     """The part of the manifest that is known at the end."""
     meter = training.meter.state_dict()
     cuda = torch.cuda.is_available()
@@ -191,6 +195,6 @@ def measured(config: RunConfig, training: Training, started: datetime) -> dict[s
         "wall_seconds": round(meter["wall_seconds"], 2),
         "peak_memory_mib": round(meter["peak_memory_mib"], 1),
         "best": training.monitor.best if training.monitor is not None else None,
-        "started": f"{started:%Y-%m-%dT%H:%M:%SZ}",
+        "started": started,
         "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }

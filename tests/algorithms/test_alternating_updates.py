@@ -62,7 +62,7 @@ def seen():
     Trainer(
         model=model,
         train_dataloader=data,
-        optimizers=torch.optim.AdamW(groups),
+        optimizers=torch.optim.AdamW(groups, fused=True),
         max_duration=f"{order.batches}ba",
         algorithms=[AlternatingUpdates(model, order)],
         callbacks=[recorder],

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from harness.callbacks.table import Table
@@ -39,3 +41,10 @@ def test_refuses_to_go_on_with_fewer_rows_than_were_saved(tmp_path):
     table.append({"a": 1})
     with pytest.raises(HarnessError, match=r"t\.csv: has 1 rows, the saved state was written after 3"):
         table.truncate(3)
+
+
+def test_a_full_disk_is_told(tmp_path):
+    table = Table(tmp_path / "t.csv", ["a"])
+    table.path = Path("/dev/full")
+    with pytest.raises(HarnessError, match=r"/dev/full: cannot be written \(No space left"):
+        table.append({"a": 1})

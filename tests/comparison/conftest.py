@@ -141,7 +141,7 @@ class World:
                 clips.append(f"clips/{name}_{k}.webp")
             cards["models"][name] = {
                 "label": name.replace("_", " "),
-                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0},
+                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2},
                 "metrics": metrics(fvd),
                 "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
                 "seconds_per_video": 0.01 * forwards,

@@ -64,6 +64,12 @@ def test_baselines_are_the_strongest_of_their_kind(world):
     assert verdicts(world)["beats_the_cut_teacher"]["against"] == "teacher_cut"
 
 
+def test_a_baseline_with_more_forwards_than_the_student_is_no_fair_one(world):
+    assert verdicts(world)["beats_the_cut_teacher"]["against"] == "teacher_cut_cfg"
+    world.edit("teacher/cards.json", lambda c: c["models"]["teacher_cut_cfg"]["sampler"].update(forwards=4))
+    assert verdicts(world)["beats_the_cut_teacher"]["against"] == "teacher_cut"
+
+
 def test_strongest_follows_the_direction_of_the_metric(world):
     declaration = load_declaration(NAME, world.root)
     results = read_results(declaration, world.root)

@@ -125,9 +125,11 @@ def test_missing_weights_are_told_before_the_work(root, tmp_path, monkeypatch):
 def test_samplers_of_a_bidirectional_student(root):
     from attrs import evolve
 
+    from harness.config.schema import EvaluationConfig
+
     run = resolve_target("toy/low/seed0", root)
     run = evolve(run, rollout=evolve(run.rollout, attention="bidirectional"))
-    student, init = entries("toy/low/seed0", run, root, 25, 2.5)
+    student, init = entries("toy/low/seed0", run, root, EvaluationConfig())
     assert student.sampler == init.sampler
     assert student.sampler.describe()["forwards_per_video"] == 2
 

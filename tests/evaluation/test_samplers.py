@@ -51,6 +51,7 @@ def sample(sampler: Sampler, frames: int = 6, seed: int = 0) -> tuple[torch.Tens
 )
 def test_forwards_are_what_they_are_said_to_be(sampler, described, counted):
     assert described.items() <= sampler.describe().items()
+    assert [sampler.describe()["forwards"]] == list(described.values())
     assert sample(sampler)[1] == pytest.approx(counted)
 
 

@@ -12,10 +12,12 @@ from composer.core import Callback, DataSpec
 from safetensors.torch import load_file
 
 from harness.data.loader import size_of, split_batch
+from harness.errors import HarnessError
 from harness.methods.dmd import DMD
 from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.training.assembly import build_training
+from harness.training.parallelism import check_device
 from harness.training.weights import is_sharded, save_weights
 
 RANKS, SAMPLES, BATCHES = 2, 2, 6  # samples: of each process
@@ -138,6 +140,15 @@ def test_two_processes_agree_with_one(config, single, in_processes, tmp_path, ki
         for key, tensor in tensors.items():
             difference = (weights[name][key] - tensor).abs()
             assert float(difference.mean()) < 1e-6, (name, key)
+
+
+@pytest.mark.parametrize("kind", ["fsdp1", "fsdp2"])
+def test_fsdp_is_refused_where_its_gradients_would_be_wrong(config, kind):
+    parallelism = evolve(config.parallelism, kind=kind)
+    check_device(parallelism, has_accelerator=True)
+    check_device(config.parallelism, has_accelerator=False)
+    with pytest.raises(HarnessError, match=f"parallelism.kind: {kind} needs GPUs"):
+        check_device(parallelism, has_accelerator=False)
 
 
 class Killer(Callback):
