@@ -68,7 +68,7 @@ class Table:
                 writer.writerow([row.get(name, "") for name in self.columns])
         except OSError as error:
             raise HarnessError(
-                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix the permissions, and run "
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix the permissions; run "
                 "again: it goes on from the last saved state"
             ) from error
         self.rows += 1
