@@ -21,6 +21,7 @@ from types import FrameType
 
 from attrs import define, field
 
+from harness.comparison.declaration import load_declaration
 from harness.errors import HarnessError
 from harness.stages import (
     Plan,
@@ -238,12 +239,23 @@ def signals_stop() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def check_declarations(root: Path = Path(".")) -> None:
+    """Refuse an experiment with a hidden second difference or unequal budgets before anything is trained.
+
+    Raises:
+        HarnessError: a declaration is wrong.
+    """
+    for path in sorted(root.glob("experiments/*/experiment.yaml")):
+        load_declaration(path.parent.name, root)
+
+
 def repro(targets: Sequence[str] = (), jobs: int = 2) -> int:
     """Bring the targets (default: everything) up to date; returns the number of stages that were stale.
 
     Raises:
-        HarnessError: if a stage failed, or some are still stale at the end.
+        HarnessError: if a declaration is wrong, a stage failed, or some are still stale at the end.
     """
+    check_declarations()
     clear_dead_locks()
     without_git()
     plan = read_plan(targets)

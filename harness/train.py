@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="folder name of an ad hoc run (default: the file's name)")
     parser.add_argument("config", nargs="?", help="YAML file of an ad hoc run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if (arguments.target is None) == (arguments.config is None):
         parser.error("give either --target or a configuration file")
     return arguments
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         run(read_request(arguments, root), root, wait=arguments.wait, rank=rank, world_size=world_size)
     except HarnessError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved state", file=sys.stderr)

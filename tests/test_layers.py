@@ -22,7 +22,7 @@ ONLY = {  # beyond the ranks
     "diffusion": {"errors", "io", "diffusion"},
     "comparison": {"errors", "io", "config", "comparison"},
     "stages": {"errors", "io"},
-    "repro": {"errors", "io", "stages"},
+    "repro": {"errors", "io", "stages", "comparison"},
     "cli": {"errors"},
 }
 WITHOUT_TORCH = ("harness.cli", "harness.io", "harness.stages", "harness.repro", "harness.comparison", "harness.config")

@@ -26,9 +26,11 @@ ENTRY = {  # stage → the module that its command runs
     "compare": "harness.comparison.compare",
 }
 METHOD = {"teacher": {"harness.methods.sft"}, "causal_sft": {"harness.methods.causal_sft"}}
-# Say how values are read and kept, not what they are; of the configuration only the schema (the defaults) counts.
+# Say how values are read and kept, not what they are; of the configuration, defaults and metric directions count.
 NOT_TRACKED = {"harness.errors", "harness.io"} | {
-    name for name in modules() if name.startswith("harness.config.") and name != "harness.config.schema"
+    name
+    for name in modules()
+    if name.startswith("harness.config.") and name not in ("harness.config.schema", "harness.config.metrics")
 }
 
 

@@ -47,6 +47,7 @@ def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any],
     parity = None
     if not budget["equal"]:
         parity = f"budgets differ: {budget['unit']} from {budget['low']:g} to {budget['high']:g}"
+    limits = tables.guardrails(declaration, results)
     comparison = {
         "schema": 1,
         "experiment": declaration.name,
@@ -61,18 +62,34 @@ def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any],
             arm: {str(seed): r.manifest.get("fingerprint") for seed, r in seeds.items()}
             for arm, seeds in results.arms.items()
         },
-        "hypotheses": judge(declaration, results, curves, parity),
+        "hypotheses": with_guardrails(judge(declaration, results, curves, parity), limits),
         "common_budget": {axis: common_budget(curves, axis) for axis in AXES},
         "paired": tables.paired_table(declaration, results),
         "models": tables.models_table(declaration, results),
         "against": tables.against_baselines(declaration, results),
-        "guardrails": tables.guardrails(declaration, results),
+        "guardrails": limits,
         "by_frame": tables.by_frame(results),
         "settings": tables.settings(declaration, results),
         "budget": budget,
         "provenance": tables.provenance(results),
     }
     return comparison, curve_table(curves, declaration.metrics)
+
+
+def with_guardrails(hypotheses: list[dict[str, Any]], limits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say beside each verdict which guardrails its arm breaks: they are part of the claim."""
+    marked = []
+    for h in hypotheses:
+        broken = [row["metric"] for row in limits if row["arm"] == h["arm"] and not row["kept"]]
+        labels = ", ".join(METRICS[metric].label for metric in broken)
+        marked.append(
+            {
+                **h,
+                "broken": broken,
+                "summary": f"{h['summary']} (guardrail broken: {labels})" if broken else h["summary"],
+            }
+        )
+    return marked
 
 
 def rounded(value: Any) -> Any:

@@ -129,7 +129,7 @@ class AdamWConfig:
     lr: float = _positive()
     betas: tuple[float, float] = field(default=(0.9, 0.999), validator=_in_unit_interval)
     weight_decay: float = field(default=0.01, validator=ge(0.0))
-    clip_norm: float = _positive(1.0)
+    clip_norm: float = _positive(10.0)  # of each network on its own
     warmup_updates: int = field(default=0, validator=ge(0))
     hold_fraction: float = _fraction(1.0)
     final_fraction: float = _fraction(1.0)

@@ -148,6 +148,10 @@ class KVCache:
         same = known_version == version and len(known) == len(source) and all(a is b for a, b in zip(known, source))
         return stored if same else None
 
+    def knows_condition(self, source: tuple[object, ...]) -> bool:
+        """Whether something is stored for the very objects in `source`, by whatever weights."""
+        return self._condition is not None and all(a is b for a, b in zip(self._condition[0], source, strict=True))
+
     def store_condition(self, source: tuple[object, ...], version: int, stored: object) -> None:
         """Keep the prompt's keys and values, for passes without gradient: reuse would starve `to_k`, `to_v` of it."""
         self._condition = (source, version, stored)

@@ -15,6 +15,8 @@ from harness.training.inputs import monitors
 PACKAGE = Path(__file__).resolve().parents[1]
 METHODS = {name: f"harness.methods.{name}" for name in ("sft", "causal_sft", "dmd")}
 LOOP = ("harness.training.assembly", "harness.training.method_builder", "harness.data.loader")
+# They choose what is trained on and which weights are given out; what they import besides changes no number.
+ALONE = ("harness.training.session", "harness.training.weights")
 MONITOR = "harness.evaluation.monitor"
 # How settings are read, data kept, problems told: what these decide is in the settings or in the digests of the inputs.
 NOT_NUMBERS = {
@@ -80,7 +82,8 @@ def training_code(config: RunConfig) -> list[Path]:
     """The files whose code decides the numbers of a run: the loop, its method, and what its monitor measures with."""
     others = {module for name, module in METHODS.items() if name != config.method}
     roots = [*LOOP, METHODS[config.method], *([MONITOR] if monitors(config) else [])]
-    return import_closure(roots, without=NOT_NUMBERS | others)
+    closure = import_closure(roots, without=NOT_NUMBERS | others | set(ALONE))
+    return sorted({*closure, *map(module_file, ALONE)})
 
 
 def fingerprint(config: RunConfig, inputs: Mapping[str, str], world_size: int = 1) -> str:

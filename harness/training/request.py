@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from attrs import frozen
 
 from harness.config.load import split_target
 from harness.config.schema import RunConfig
+from harness.errors import HarnessError
 
 
 @frozen(kw_only=True)
@@ -43,7 +45,13 @@ class Request:
 
     @classmethod
     def ad_hoc(cls, name: str, config: RunConfig, words: Sequence[str]) -> Request:
-        """A run from a file and overrides (`words`, as typed)."""
+        """A run from a file and overrides (`words`, as typed).
+
+        Raises:
+            HarnessError: the name could leave the folder `runs/`.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise HarnessError(f"--name {name}: expected letters, digits, '_', '-' and '.', such as `my-run`")
         return cls(
             target=name,
             config=config,

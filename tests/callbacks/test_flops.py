@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.callbacks.flops import DenoiserCost, causal_pairs, matmul_parameters
+from harness.callbacks.flops import DenoiserCost, causal_pairs
+from harness.models.attention import block_bounds
 from harness.models.causal_wan import CausalWan
 from harness.models.kv_cache import KVCache
 
@@ -49,32 +50,36 @@ def measured(network, **kwargs):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("kind", ["bidirectional", "per frame", "cached"])
+@pytest.mark.parametrize("kind", ["bidirectional", "per frame", "cached", "masked", "teacher forcing"])
 def test_counts_what_torch_counts(network, kind):
-    kwargs = arguments(times=FRAMES if kind == "per frame" else None)
+    kwargs = arguments(times=FRAMES if kind in ("per frame", "masked", "teacher forcing") else None)
     if kind == "cached":
         cache = KVCache()
         with torch.no_grad():
             network(**kwargs, cache=cache, write_cache=True)
-        kwargs = arguments() | {"cache": cache, "frame_offset": FRAMES}
-        kwargs["encoder_hidden_states"] = torch.randn(2, TEXT, 8)  # another prompt: nothing is reused
+        kwargs = arguments() | {"cache": cache, "frame_offset": FRAMES}  # another prompt: nothing is reused
+    if kind in ("masked", "teacher forcing"):
+        kwargs["frames_per_block"] = 3  # the last block is shorter
+    if kind == "teacher forcing":
+        kwargs["clean_hidden_states"] = torch.randn_like(kwargs["hidden_states"])
     assert DenoiserCost(network).of((), kwargs) == pytest.approx(measured(network, **kwargs), rel=0.01)
 
 
+@torch.no_grad()
+def test_counts_a_rollout_with_its_commits_and_reused_text(network):
+    cost, cache, prompt = DenoiserCost(network), KVCache(), arguments()["encoder_hidden_states"]
+    for number, write in enumerate((False, True, False, False, True)):
+        kwargs = arguments() | {"cache": cache, "write_cache": write, "frame_offset": cache.num_frames}
+        kwargs["encoder_hidden_states"] = prompt
+        counted = cost.of((), kwargs)
+        assert counted == pytest.approx(measured(network, **kwargs), rel=0.01), number
+
+
 def test_a_causal_mask_costs_what_is_seen():
-    assert causal_pairs(6, 2) == 2 * 2 + 2 * 4 + 2 * 6
-    assert causal_pairs(5, 2) == 2 * 2 + 2 * 4 + 1 * 5
-    assert causal_pairs(4, (1, 3)) == 1 + 3 * 4
-    assert causal_pairs(6, 6) == 36
-
-
-def test_clean_frames_double_the_tokens(network):
-    cost = DenoiserCost(network)
-    noisy = cost.of((), arguments() | {"frames_per_block": 2})
-    both = cost.of((), arguments() | {"frames_per_block": 2, "clean_hidden_states": torch.zeros(2, 4, 4, 4, 4)})
-    per_text = 2 * 2 * TEXT * matmul_parameters(network)["text"]
-    per_time = 2 * 2 * matmul_parameters(network)["time"]
-    assert both - per_text - per_time == 2 * (noisy - per_text - per_time)
+    assert causal_pairs(block_bounds(6, 2)) == 2 * 2 + 2 * 4 + 2 * 6
+    assert causal_pairs(block_bounds(5, 2)) == 2 * 2 + 2 * 4 + 1 * 5
+    assert causal_pairs(block_bounds(4, (1, 3))) == 1 + 3 * 4
+    assert causal_pairs(block_bounds(6, 6)) == 36
 
 
 def test_a_double_without_a_config_is_counted_by_its_products():

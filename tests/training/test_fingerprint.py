@@ -65,7 +65,8 @@ def test_the_code_is_that_of_the_run(config, project, small_run):
         "seeding.py",
     } <= names
     assert not {"methods/sft.py", "callbacks/progress_line.py", "callbacks/wandb_mirror.py"} & names
-    assert not {"training/run_store.py", "training/session.py", "evaluation/monitor.py"} & names
+    assert {"training/session.py", "training/weights.py"} <= names
+    assert not {"training/run_store.py", "evaluation/monitor.py"} & names
     monitored = training_code(evolve(config, dmd=evolve(config.dmd, monitor_every_updates=1)))
     assert module_file("harness.evaluation.monitor") in monitored
     sft = {path.name for path in training_code(small_run(project, "sft"))}

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.training.request import Request
 
 
@@ -30,3 +31,9 @@ def test_ad_hoc(project, small_run):
     assert request.results == Path("runs/mine")
     assert request.own_manifest()["ad_hoc"] is True
     assert request.command == "composer harness/train.py 'my file.yaml' sft.updates=3"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden"])
+def test_a_name_stays_in_its_folder(name):
+    with pytest.raises(HarnessError, match="--name"):
+        Request.ad_hoc(name, None, [])  # type: ignore[arg-type]
