@@ -9,7 +9,7 @@ import pytest
 
 from harness.config.documents import dump_yaml
 from harness.errors import HarnessError
-from harness.repro import clock, main, repro, short
+from harness.repro import check_declarations, clock, main, repro, short
 
 WRITE = (
     'python -c "import pathlib, time; time.sleep({sleep}); '
@@ -112,3 +112,16 @@ def test_clock(seconds, text):
 def test_short():
     assert short("experiments/x/dvc.yaml:train@a-0") == "x train@a-0"
     assert short("teacher") == "teacher"
+
+
+def test_a_hidden_difference_between_arms_is_refused_before_anything_runs(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    for name in ("params.yaml", "experiments/two_stage_vs_one_stage/experiment.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((root / name).read_text())
+    check_declarations(tmp_path)
+    declaration = tmp_path / "experiments/two_stage_vs_one_stage/experiment.yaml"
+    changed = declaration.read_text().replace("{init.kind: teacher}", "{init.kind: teacher, dmd.cfg_scale: 9}")
+    declaration.write_text(changed)
+    with pytest.raises(HarnessError, match="cfg_scale"):
+        check_declarations(tmp_path)

@@ -57,9 +57,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def dump_yaml(obj: Any) -> str:
-    """YAML text of plain values: block style, keys in the given order, short lists on one line."""
+    """YAML text of plain values: block style (flow style cannot hold every string), keys in the given order."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
+    yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 120
     stream = io.StringIO()
