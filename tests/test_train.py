@@ -11,7 +11,7 @@ import pytest
 
 from harness.config.load import resolve_file
 from harness.io import read_json
-from harness.train import main
+from harness.train import main, parse
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
 from harness.training.run_store import held, run_folder
@@ -104,3 +104,9 @@ def test_ctrl_c_says_how_to_go_on(project, capsys, monkeypatch):
     monkeypatch.setattr("harness.train.run", interrupt)
     assert main(["run.yaml"]) == 130
     assert "goes on from the last saved state" in capsys.readouterr().err
+
+
+def test_options_may_stand_between_the_file_and_the_settings():
+    arguments = parse(["run.yaml", "--name", "other", "dmd.cfg_scale=2", "seed=1"])
+    assert (arguments.config, arguments.name) == ("run.yaml", "other")
+    assert arguments.overrides == ["dmd.cfg_scale=2", "seed=1"]

@@ -7,6 +7,7 @@ import pytest
 from harness.comparison import compare
 from harness.comparison.compare import load_comparisons, main, print_verdicts, rounded
 from harness.errors import HarnessError
+from harness.io import read_json
 
 NAME = "two_stage_vs_one_stage"
 
@@ -59,3 +60,19 @@ def test_torch_is_never_imported():
     modules = "harness.comparison.compare, harness.comparison.report, harness.comparison.pictures"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=compare.__file__.rsplit("/harness/", 1)[0]).returncode == 0
+
+
+def test_a_broken_guardrail_stands_beside_the_verdict_of_its_arm(world, capsys):
+    def brighten(card):
+        card["models"]["student"]["metrics"]["ink"].update(value=1.5)
+
+    def summaries():
+        found = read_json(compare.main(NAME, world.root) / "comparison.json")["hypotheses"]
+        return {h["name"]: (h["broken"], "guardrail broken" in h["summary"]) for h in found}
+
+    assert set(map(str, summaries().values())) == {"([], False)"}
+    for seed in range(3):
+        world.edit(f"{NAME}/two_stage/seed{seed}/cards.json", brighten)
+    assert summaries()["two_stages_help"] == (["ink"], True)
+    compare.print_verdicts(world.root)
+    assert "guardrail broken: Mean brightness" in capsys.readouterr().out

@@ -13,10 +13,13 @@ from harness.data.loader import (
     condition_from_texts,
     data_spec,
     load_unconditional,
+    load_y,
     split_batch,
 )
 from harness.data.mds import load_split
 from harness.errors import HarnessError
+from harness.io import read_json, write_json
+from harness.models.condition import position_channels
 
 
 def loader_of(data, batch_size=8, split="train", **arguments):
@@ -177,3 +180,17 @@ def test_unconditional(data):
 def test_prompts_have_no_latent():
     sample = {"key": "p", "text": np.ones((2, 3), np.float16), "caption": "c", "attributes": {}}
     assert set(collate([sample], text_length=4, unconditional=None)) == {"condition", "key", "caption", "attributes"}
+
+
+def test_position_channels_are_given_where_the_data_asks_for_them(data, tmp_path):
+    assert load_y(data.encoded) is None
+    assert next(iter(loader_of(data)))["condition"].y is None
+    told = shutil.copytree(data.encoded, tmp_path / "encoded")
+    write_json(told / "fingerprint.json", read_json(told / "fingerprint.json") | {"position_channels": True})
+    loader = build_dataloader(told / "train", 8, seed=3, text_length=data.text_length)
+    y = next(iter(loader))["condition"].y
+    assert y.shape == (8, 5, 3, 4, 6)
+    assert torch.equal(y[7], position_channels(3, 4, 6))
+    longer = load_y(told, frames=5)
+    assert longer is not None
+    assert torch.equal(longer, position_channels(5, 4, 6))

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from attrs import evolve
@@ -7,6 +8,7 @@ from attrs import evolve
 from harness.config.load import resolve_target
 from harness.data.mds import load_split
 from harness.errors import HarnessError
+from harness.evaluation.evaluators import load_evaluators
 from harness.evaluation.monitor import build_monitor, sampler_for
 from harness.models.checkpoint import load_model
 
@@ -87,3 +89,10 @@ def test_too_few_validation_clips_are_told(root):
             evaluators_folder=root / "checkpoints/evaluators",
             encoders_folder=root / "checkpoints/encoders",
         )
+
+
+def test_the_reference_is_the_source_clips_and_not_what_the_codec_makes_of_them(root, student):
+    videos = np.stack(load_split(root / "data/clips/validation")["video"])
+    source = load_evaluators(root / "checkpoints/evaluators").measure(videos)
+    assert np.allclose(student.reference.measured.features, source.features, atol=1e-6)
+    assert np.allclose(student.reference.measured.brightness, source.brightness, atol=1e-9)
