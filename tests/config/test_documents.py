@@ -71,3 +71,8 @@ plain = st.recursive(
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), plain, max_size=4))
 def test_dumped_values_come_back(value):
     assert parse_yaml(dump_yaml(value), "t") == value
+
+
+def test_a_string_that_flow_style_cannot_hold_comes_back():
+    value = {"a": {"a": ":0"}}
+    assert parse_yaml(dump_yaml(value), "t") == value
