@@ -24,12 +24,15 @@ Row = dict[str, float]
 
 @frozen(kw_only=True)
 class Result:
-    """The files of one target. `quality` holds the monitor's rows: update, teraflops, device_seconds, metrics."""
+    """The files of one target. `quality` holds the monitor's rows: update, teraflops, device_seconds, metrics; `timing`
+    the measured seconds of each model of the card.
+    """
 
     target: str
     folder: Path
     cards: dict[str, Any]
     manifest: dict[str, Any]
+    timing: dict[str, Any] = field(factory=dict)
     quality: list[Row] = field(factory=list)
     history: list[Row] = field(factory=list)
 
@@ -198,6 +201,7 @@ class _Reader:
             folder=folder,
             cards=cards,
             manifest=self._try(lambda: read_json(folder / "manifest.json"), {}),
+            timing=self._try(lambda: _times(folder / "timing.json"), {}),
             quality=self._try(lambda: read_rows(folder / "quality.csv"), []) if kind == "run" else [],
         )
 
@@ -218,6 +222,13 @@ class _Reader:
                 f"{folder}/cards.json: models: {', '.join(missing)} missing; evaluate the target again"
             )
         return cards
+
+
+def _times(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
+        raise HarnessError(f"{path}: no `models`; evaluate the target again")
+    return content["models"]
 
 
 def _refuse(problems: list[str], headline: str) -> None:

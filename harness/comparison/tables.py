@@ -85,7 +85,7 @@ def _model_row(
         "label": card["label"],
         "sampler": card.get("sampler", {}),
         "denoiser_forwards_per_video": card.get("denoiser_forwards_per_video"),
-        "seconds_per_video": card.get("seconds_per_video"),
+        "seconds_per_video": first.timing.get(name, {}).get("seconds_per_video"),
         "interval_of": "evaluation" if single else "seeds",
         "n": 1 if single else len(seeds),
         "metrics": metrics,

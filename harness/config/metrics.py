@@ -29,6 +29,8 @@ METRICS: dict[str, Metric] = {
     "identity": Metric("Identity kept over frames", "higher", "fraction", 0.02),
     "rigid_error": Metric("Rigid-motion error", "lower", "", 0.01),
     "diversity": Metric("Diversity", "higher"),
+    "mode_coverage": Metric("Directions shown where the caption leaves them open", "higher", "fraction", 0.02),
+    "motion_energy": Metric("Motion energy against real", "one", "ratio", 0.05),
     "saturation": Metric("Saturation against real", "one", "ratio", 0.05),
     "ink": Metric("Mean brightness against real", "one", "ratio", 0.05),
 }

@@ -21,7 +21,6 @@ from harness.evaluation.samplers import Sampler
 from harness.io import atomic_write_bytes
 
 SCHEMA = 1
-EXTRA_METRICS = ("mode_coverage", "motion_energy")  # on the card beside those of the metrics table
 
 
 def rounded(estimate: Estimate) -> dict[str, float]:
@@ -32,7 +31,7 @@ def rounded(estimate: Estimate) -> dict[str, float]:
 def metrics_block(outcomes: list[Outcome], reference: ClipSet) -> dict[str, dict[str, float]]:
     """Every metric, averaged over the repeats (independent noise)."""
     cards = [measure_card(outcome.clips, reference) for outcome in outcomes]
-    names = [name for name in dict.fromkeys((*METRICS, *EXTRA_METRICS)) if all(name in card for card in cards)]
+    names = [name for name in METRICS if all(name in card for card in cards)]
     return {name: rounded(pooled([card[name] for card in cards])) for name in names}
 
 
@@ -43,9 +42,11 @@ def frames_block(outcomes: list[Outcome], reference: ClipSet) -> dict[str, list[
 
 
 def model_block(
-    label: str, outcomes: list[Outcome], reference: ClipSet, sampler: Sampler | None, text_seconds: float | None
+    label: str, outcomes: list[Outcome], reference: ClipSet, sampler: Sampler | None = None
 ) -> dict[str, Any]:
-    """One model's entry. `sampler` and `text_seconds` (per video) are None for real clips."""
+    """One model's entry, without what a clock says: a repeated evaluation gives the same. Real clips have no
+    `sampler`.
+    """
     block: dict[str, Any] = {
         "label": label,
         "sampler": sampler.describe() if sampler else {},
@@ -55,14 +56,18 @@ def model_block(
     if sampler is None:
         return block
     clips = sum(o.cost.clips for o in outcomes)
+    return block | {"denoiser_forwards_per_video": round(sum(o.cost.forwards for o in outcomes) / clips, 6)}
+
+
+def timing_block(outcomes: list[Outcome], text_seconds: float) -> dict[str, Any]:
+    """Measured seconds per video: in all, and by part. `text_seconds` is what encoding one prompt took."""
+    clips = sum(o.cost.clips for o in outcomes)
     seconds = {
-        "text": text_seconds or 0.0,
+        "text": text_seconds,
         "denoiser": sum(o.cost.denoiser_seconds for o in outcomes) / clips,
         "vae": sum(o.cost.vae_seconds for o in outcomes) / clips,
     }
-    forwards = sum(o.cost.forwards for o in outcomes) / clips
-    return block | {
-        "denoiser_forwards_per_video": round(forwards, 6),
+    return {
         "seconds_per_video": float(f"{sum(seconds.values()):.4g}"),
         "seconds": {name: float(f"{value:.4g}") for name, value in seconds.items()},
     }

@@ -18,13 +18,14 @@ from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.mds import count_samples, iter_samples
 from harness.data.shards import read_fingerprint
 from harness.evaluation.bench import SHOWN, Bench, Outcome
-from harness.evaluation.card import SCHEMA, check_gate, model_block, write_clips
+from harness.evaluation.card import SCHEMA, check_gate, model_block, timing_block, write_clips
 from harness.evaluation.evaluators import Evaluators, evaluators_digest, load_evaluators
 from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, cut_steps
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
 from harness.io import write_json
+from harness.machine import processor_name
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
 from harness.models.text import encode_prompt, load_text_encoder
@@ -171,7 +172,7 @@ def results_folder(target: str) -> Path:
 
 
 def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
-    """Evaluate every model of the target and write its card and clips. Returns the card.
+    """Evaluate every model of the target; write its card, its clips and, apart from them, the times. Returns the card.
 
     Raises HarnessError when something is missing, or when a teacher misses its gate; the card is then already written.
     """
@@ -185,24 +186,27 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     reference = test_reference(bench, clips, root / run.data)
     per_prompt = text_seconds(bench, root / "checkpoints" / "encoders")
     blocks: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     shown: dict[str, list[np.ndarray]] = {}
     if run.method == "sft":
         for name, label, outcome in real_outcomes(bench, clips):
-            blocks[name] = model_block(label, [outcome], reference, None, None)
+            blocks[name] = model_block(label, [outcome], reference)
             shown[name] = outcome.shown
     for entry in wanted:
         outcomes = sample_repeats(bench, models.pop(entry.name), entry, evaluation.repeats)
-        blocks[entry.name] = model_block(entry.label, outcomes, reference, entry.sampler, per_prompt)
+        blocks[entry.name] = model_block(entry.label, outcomes, reference, entry.sampler)
+        times[entry.name] = timing_block(outcomes, per_prompt)
         shown[entry.name] = outcomes[0].shown
     card = {
         "schema": SCHEMA,
         "target": target,
-        "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu",
-        "threads": run.threads,
         "protocol": protocol(bench, params, root, run.data, reference),
         "prompts": bench.prompts.captions[:SHOWN],
         "models": blocks,
     }
+    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else processor_name()
+    timing = {"schema": SCHEMA, "target": target, "device": device, "threads": run.threads, "models": times}
+    write_json(root / results_folder(target) / "timing.json", timing)
     path = write_card(root / results_folder(target), card, shown, params.preset.data.fps)
     if run.method == "sft":
         check_gate(blocks["teacher"], evaluation.gate, path)

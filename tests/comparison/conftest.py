@@ -144,11 +144,12 @@ class World:
                 "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2},
                 "metrics": metrics(fvd),
                 "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
-                "seconds_per_video": 0.01 * forwards,
                 "denoiser_forwards_per_video": forwards,
                 "clips": clips,
             }
         (folder / "cards.json").write_text(json.dumps(cards))
+        times = {name: {"seconds_per_video": 0.01 * forwards} for name, (_, forwards) in models.items()}
+        (folder / "timing.json").write_text(json.dumps({"schema": 1, "target": target, "models": times}))
         (folder / "manifest.json").write_text(json.dumps(self._manifest(target, parents, flops)))
         if curve:
             (folder / "quality.csv").write_text(quality(*curve, flops=flops))
