@@ -45,6 +45,16 @@ class Evidence:
     missing: str = ""
 
 
+@attrs.frozen(kw_only=True)
+class Claim:
+    """One test: a hypothesis on one axis, at `budget` there (None: at the end of every run)."""
+
+    entry: dict[str, Any]
+    axis: str
+    evidence: Evidence
+    budget: float | None = None
+
+
 def gain(metric: str, a: float, b: float) -> float:
     """How much better `a` is than `b`, in the metric's unit: positive is better, whatever the metric's direction."""
     match METRICS[metric].direction:
@@ -133,12 +143,15 @@ def judge(
             Evidence(missing=parity) if h.than in declaration.arms else e
             for h, e in zip(declaration.hypotheses, updates)
         ]
-    _add_verdicts(declaration, entries, "updates", updates)
+    claims = [Claim(entry=entry, axis="updates", evidence=e) for entry, e in zip(entries, updates)]
     for axis in AXES:
         budget = common_budget(curves, axis)
-        between = [(h, entry) for h, entry in zip(declaration.hypotheses, entries) if h.than in declaration.arms]
-        evidence = [_at_equal_compute(h, curves, axis, budget) for h, _ in between]
-        _add_verdicts(declaration, [entry for _, entry in between], axis, evidence, budget)
+        claims += [
+            Claim(entry=entry, axis=axis, evidence=_at_equal_compute(h, curves, axis, budget), budget=budget)
+            for h, entry in zip(declaration.hypotheses, entries)
+            if h.than in declaration.arms
+        ]
+    _add_verdicts(claims, declaration.analysis.confidence)
     return [{**entry, "summary": _in_words(entry)} for entry in entries]
 
 
@@ -200,29 +213,30 @@ def _why_unmeasured(curve: Curve, axis: str, budget: float, metric: str) -> str:
     return f"arm {curve.arm}, seed {curve.seed} has no reading of {metric} at a cost of {budget:.3g}"
 
 
-def _add_verdicts(
-    declaration: Declaration,
-    entries: Sequence[dict[str, Any]],
-    axis: str,
-    evidence: Sequence[Evidence],
-    budget: float | None = None,
-) -> None:
-    """Adjust the p values of one axis together, and write each verdict under `entry["on"][axis]`."""
-    confidence = declaration.analysis.confidence
-    p_values = [t_test_p(e.gains) for e in evidence]
+def _add_verdicts(claims: Sequence[Claim], confidence: float) -> None:
+    """Adjust the p values of all claims together, whatever their axis, and write each verdict under
+    `entry["on"][axis]`.
+    """
+    p_values = [t_test_p(claim.evidence.gains) for claim in claims]
     adjusted = holm(p_values)
     family = sum(p is not None for p in p_values)
-    for entry, e, p, p_adjusted in zip(entries, evidence, p_values, adjusted):
+    for claim, p, p_adjusted in zip(claims, p_values, adjusted):
+        entry, e = claim.entry, claim.evidence
         if e.missing:
-            entry["on"][axis] = {"outcome": "undecided", "reason": e.missing, "budget": budget, "gain": None}
+            entry["on"][claim.axis] = {
+                "outcome": "undecided",
+                "reason": e.missing,
+                "budget": claim.budget,
+                "gain": None,
+            }
             continue
         interval = mean_interval(e.gains, confidence)
         found = verdict(interval, p_adjusted, entry["smallest_effect"], confidence, family)
         found = found if entry["between_arms"] else _demand_apart(found, e.apart)
-        entry["on"][axis] = {
+        entry["on"][claim.axis] = {
             "outcome": found.outcome,
             "reason": found.reason,
-            "budget": budget,
+            "budget": claim.budget,
             "gain": attrs.asdict(interval),
             "gains": list(e.gains),
             "apart": e.apart,

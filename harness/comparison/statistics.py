@@ -126,7 +126,7 @@ def verdict(
         p_adjusted: Holm-adjusted p of the gain's t test; None with one seed.
         smallest_effect: the smallest gain that would matter, in the metric's unit, ≥ 0.
         confidence: of the interval; 1 − confidence is the level of the test.
-        family: how many hypotheses were adjusted for together.
+        family: how many tests were adjusted for together.
     """
     percent = f"{100 * confidence:g} %"
     if gain.low is None or gain.high is None or p_adjusted is None:
@@ -146,7 +146,7 @@ def verdict(
         )
     if p_adjusted >= 1.0 - confidence:
         return Verdict(
-            "undecided", f"{span} is above 0 alone, but not after Holm over {family} hypotheses (p = {p_adjusted:.2g})"
+            "undecided", f"{span} is above 0 alone, but not after Holm over {family} tests (p = {p_adjusted:.2g})"
         )
     beyond = "wholly above" if gain.low >= smallest_effect else "above 0 and its mean reaches"
     return Verdict("supported", f"{span} is {beyond} {smallest_effect:g}, the smallest gain that matters")
