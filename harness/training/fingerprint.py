@@ -11,6 +11,7 @@ from harness.config.load import to_dict
 from harness.config.schema import RunConfig
 from harness.io import code_digest, digest
 from harness.training.inputs import monitors
+from harness.training.manifest import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 METHODS = {name: f"harness.methods.{name}" for name in ("sft", "causal_sft", "dmd")}
@@ -87,12 +88,15 @@ def training_code(config: RunConfig) -> list[Path]:
 
 
 def fingerprint(config: RunConfig, inputs: Mapping[str, str], world_size: int = 1) -> str:
-    """SHA-256 (hex) over settings, input digests, code and number of processes (the order of sums depends on it)."""
+    """SHA-256 (hex) over settings, input digests, code, the packages that numbers depend on, and the number of
+    processes (the order of sums depends on it).
+    """
     return digest(
         {
             "settings": run_settings(config),
             "inputs": dict(inputs),
             "code": code_digest(training_code(config)),
             "world_size": world_size,
+            "packages": package_versions(),
         }
     )

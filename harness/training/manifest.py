@@ -14,14 +14,17 @@ from harness.io import sha256_file
 
 PACKAGES = ("torch", "mosaicml", "mosaicml-streaming", "diffusers", "transformers", "numpy", "safetensors")
 LOCK = "requirements.lock"
+CODE = ("harness", "experiments/*.yaml", "configs", "params.yaml", "dvc.yaml")  # what decides what a run does
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """Commit, whether the code differs from it, the SHA-256 of the difference; None where there is no repository."""
+    """Commit, whether what runs differs from it, and the SHA-256 of the difference (`code_diff`); None where there is
+    no repository.
+    """
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "dirty": None, "diff_sha256": None}
-    diff = _git(root, "diff", "HEAD", "--", "harness") or b""
+    diff = code_diff(root)
     return {
         "commit": commit.decode().strip(),
         "dirty": bool(diff),
@@ -29,27 +32,33 @@ def git_state(root: Path) -> dict[str, Any]:
     }
 
 
-def _git(root: Path, *arguments: str) -> bytes | None:
+def code_diff(root: Path) -> bytes:
+    """How code and settings differ from the commit, as a patch for `git apply`; new files included. Empty if they do
+    not, or where there is no repository.
+
+    Results are left out: they change while the pipeline runs.
+    """
+    patch = _git(root, "diff", "--binary", "HEAD", "--", *CODE) or b""
+    for name in sorted(
+        (_git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE) or b"").split(b"\0")
+    ):
+        if name:  # `diff` knows nothing of files that were never added
+            patch += _git(root, "diff", "--binary", "--no-index", "--", "/dev/null", name.decode(), differs=True) or b""
+    return patch
+
+
+def _git(root: Path, *arguments: str, differs: bool = False) -> bytes | None:
+    """Output of git, or None if it fails; with `differs`, status 1 only says that there is a difference."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return done.stdout if done.returncode in ((0, 1) if differs else (0,)) else None
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
-
-
-def processor_name() -> str:
-    """The model of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def surroundings(root: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from harness.io import atomic_write_bytes, read_json, write_json
 
 RUNS = Path(".work/runs")
 FINISHED = "finished.json"
-RESULTS = ("history.csv", "quality.csv")
+RESULTS = ("history.csv", "quality.csv", "diff.patch")
 
 
 @frozen
@@ -126,6 +126,8 @@ def materialize(folder: RunFolder, checkpoints: Path, results: Path, own: Mappin
         source = folder.output / name
         if source.is_file():
             atomic_write_bytes(results / name, source.read_bytes())
+        else:
+            (results / name).unlink(missing_ok=True)  # an earlier run's
     write_json(results / "manifest.json", {**manifest, **own})
 
 

@@ -19,12 +19,14 @@ from harness.callbacks.wandb_mirror import Mirror, run_settings
 from harness.config.load import to_dict
 from harness.config.schema import RunConfig
 from harness.data.loader import build_dataloader, data_spec
-from harness.data.shards import read_fingerprint, verify_shards
+from harness.data.shards import require_fingerprint, verify_shards
 from harness.errors import HarnessError
+from harness.io import atomic_write_bytes, directory_digest
+from harness.machine import processor_name
 from harness.models.checkpoint import save_model
 from harness.training.assembly import Training, batch_per_process, build_training, method_settings
 from harness.training.inputs import ENCODERS, EVALUATORS, monitors, parents
-from harness.training.manifest import build_manifest, processor_name, surroundings
+from harness.training.manifest import build_manifest, code_diff, surroundings
 from harness.training.method_builder import build_method
 from harness.training.parallelism import check_device
 from harness.training.request import Request
@@ -69,8 +71,11 @@ def train(
         sample_and_score=_monitor(config, root),
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
+    made_with = surroundings(root)  # now: the code may be edited while the run goes on
     if rank == 0:
         folder.started()
+        if patch := code_diff(root):
+            atomic_write_bytes(folder.path / "diff.patch", patch)
     mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
     if training.trainer.state.timestamp.batch.value < training.order.batches:  # else it was killed after its last batch
         training.trainer.fit()
@@ -81,7 +86,7 @@ def train(
             config=to_dict(config),
             inputs=inputs,
             parents=parents(config, root),
-            surroundings=surroundings(root),
+            surroundings=made_with,
             measured=measured(config, training, folder.started()),
         )
         folder.finish(manifest)
@@ -114,10 +119,11 @@ def open_data(config: RunConfig, root: Path) -> DataSpec:
     """Batches of the training clips, cut to the run's number of latent frames.
 
     Raises:
-        HarnessError: shards are damaged, or do not hold what the run needs.
+        HarnessError: shards are damaged, made by another VAE than the project's, or do not hold what the run needs.
     """
-    folder = root / config.data
-    encoded = read_fingerprint(folder)
+    folder, vae = root / config.data, root / ENCODERS / "vae"
+    expected = {"vae": directory_digest(vae)} if vae.is_dir() else {}  # data can be had without its encoders
+    encoded = require_fingerprint(folder, expected)
     frames = encoded["latent_shape"][1]
     if frames < config.frames:
         raise HarnessError(

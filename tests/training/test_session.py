@@ -168,3 +168,13 @@ def test_clips_that_are_too_short_are_refused(project, small_run):
     config = small_run(project, "sft")
     with pytest.raises(HarnessError, match=r"frames: 4 latent frames wanted.* have 3"):
         session.open_data(evolve(config, frames=4), project)
+
+
+def test_latents_of_another_vae_are_refused(project, small_run):
+    config = small_run(project, "sft")
+    session.open_data(config, project)  # without the encoders nothing can be compared
+    vae = project / "checkpoints/encoders/vae"
+    vae.mkdir(parents=True)
+    (vae / "config.json").write_text("{}")
+    with pytest.raises(HarnessError, match=r"fingerprint.json: this data was encoded by something else:\n  vae: "):
+        session.open_data(config, project)
