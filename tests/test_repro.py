@@ -1,14 +1,19 @@
+import csv
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.config.documents import dump_yaml
 from harness.errors import HarnessError
+from harness.io import directory_digest
 from harness.repro import check_declarations, clock, main, repro, short
 
 WRITE = (
@@ -125,3 +130,81 @@ def test_a_hidden_difference_between_arms_is_refused_before_anything_runs(tmp_pa
     declaration.write_text(changed)
     with pytest.raises(HarnessError, match="cfg_scale"):
         check_declarations(tmp_path)
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CLOCKS = ("seconds", "device_seconds", "monitor_seconds")  # columns that say how long something took
+KILLS = 6
+
+
+def smoke_repro(folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WANDB_MODE": "offline"}
+    command = [sys.executable, "-m", "harness", "repro", "--jobs", "2"]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def kill_all(folder: Path) -> None:
+    """As when the machine loses power: everything that works in the folder is gone at once."""
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(folder):
+            process.kill()
+
+
+def timeless(path: Path) -> object:
+    """A result file without what a clock says."""
+    if path.suffix == ".csv":
+        with open(path, newline="") as file:
+            return [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
+    if path.name == "manifest.json":
+        manifest = json.loads(path.read_text())
+        return {key: manifest[key] for key in ("fingerprint", "target", "config", "inputs", "updates", "best")}
+    return path.read_bytes()
+
+
+def made(folder: Path) -> dict[str, object]:
+    """All that a finished pipeline leaves, without clocks and without what is made of them."""
+    results = {
+        file.relative_to(folder).as_posix(): timeless(file)
+        for file in sorted((folder / "results").rglob("*"))
+        if file.is_file() and file.name != "timing.json"
+    }
+    comparisons = {}
+    for file in sorted((folder / "comparisons").glob("*/comparison.json")):
+        for h in json.loads(file.read_text())["hypotheses"]:
+            comparisons[file.parent.name, h["name"]] = h["on"]["updates"]
+    folders = [folder / "data", *(path for path in (folder / "checkpoints").rglob("model") if path.is_dir())]
+    return {
+        "results": results,
+        "comparisons": comparisons,
+        "weights": {path.relative_to(folder).as_posix(): directory_digest(path) for path in folders},
+    }
+
+
+@pytest.mark.slow
+def test_the_pipeline_killed_anywhere_goes_on_and_ends_in_the_same_files(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    for folder in (straight, killed):
+        subprocess.run([ROOT / "scripts/smoke_copy.sh", folder], check=True)
+    begun = time.monotonic()
+    whole = smoke_repro(straight)
+    text = whole.communicate()[0].decode()
+    assert whole.returncode == 0, text
+    took = time.monotonic() - begun
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = smoke_repro(killed)
+        time.sleep(moments.uniform(0.05, 0.3) * took)
+        kill_all(killed)
+        process.wait()
+    last = smoke_repro(killed)
+    text = last.communicate()[0].decode()
+    assert last.returncode == 0, text
+    stages = int(text.split(" stages to run")[0].rsplit(" of ", 1)[1])
+    left = int(text.split(" of ")[0].rsplit(" ", 1)[1])
+    assert left < stages, "it started over"
+    expected, found = made(straight), made(killed)
+    for kind in expected:
+        assert found[kind].keys() == expected[kind].keys()
+        assert [name for name in expected[kind] if found[kind][name] != expected[kind][name]] == []
+    assert len(expected["weights"]) > 8
+    assert expected["comparisons"]
