@@ -12,15 +12,25 @@ from pathlib import Path
 
 from attrs import frozen
 
-from harness.config.load import load_params, resolve_file, resolve_target
+from harness.config.documents import read_yaml
+from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target, split_target
 from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, Preset, RolloutConfig, RunConfig, SFTConfig
+from harness.config.structure import suggest
+from harness.errors import HarnessError
 
 Line = tuple[str, str]  # a heading of a few words, and what there is to say
+PROCESSES = (1, 8, 64)  # for which the split of a batch is shown
 
 
 def warped_timesteps(indices: Sequence[int], shift: float) -> list[float]:
     """Timesteps t in 0…1000 of table indices k: `1000·s·u / (1 + (s − 1)·u)`, `u = k/1000` (Wan, arXiv 2503.20314)."""
     return [1000.0 * shift * (k / 1000) / (1 + (shift - 1) * (k / 1000)) for k in indices]
+
+
+def sampling_forwards(rollout: RolloutConfig, frames: int) -> tuple[int, int]:
+    """(denoising, context) forwards of one sampled video of `frames` latent frames: all steps of every block."""
+    blocks = 1 if rollout.attention == "bidirectional" else math.ceil(frames / rollout.frames_per_block)
+    return blocks * len(rollout.denoising_steps), blocks - 1
 
 
 def ema_half_life(decay: float) -> float:
@@ -50,9 +60,10 @@ def training_rollout_cost(rollout: RolloutConfig, frames: int) -> RolloutCost:
     return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=blocks - 1)
 
 
-def explain(config: RunConfig, preset: Preset) -> str:
-    """A page of text about a run."""
-    sections = [("Run", _run(config)), ("Data", _data(config, preset))]
+def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
+    """A page of text about a run; a `note` stands under its first section."""
+    notes = [("note", note)] if note else []
+    sections = [("Run", [*_run(config), *notes]), ("Data", _data(config, preset))]
     if config.method == "dmd":
         sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config)), ("Budget", _dmd_budget(config))]
     else:
@@ -75,7 +86,7 @@ def _run(config: RunConfig) -> Iterable[Line]:
     }
     starts = {
         "random": "random weights",
-        "teacher": f"the teacher's weights ({config.teacher}/model)",
+        "teacher": f"the teacher's weights ({config.teacher})",
         "causal_sft": f"the causal SFT of the same seed (checkpoints/causal_sft/seed{config.seed}/model)",
         "checkpoint": f"the diffusers folder {config.init.path}",
     }
@@ -95,19 +106,28 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
         f"{pixel_frames} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
     )
     if config.method == "dmd":
-        yield "needs", f"conditions only (text, first frame) from {config.data}: no real latent enters the loss"
+        yield "needs", f"captions of the clips in {config.data}/train: no real latent enters the loss"
         batches, batch = _dmd_updates(config.dmd)[0], config.dmd.batch_size
     else:
         section = config.sft if config.method == "sft" else config.causal_sft
-        yield "needs", f"latents and text from {config.data}"
+        yield "needs", f"latents and captions of the clips in {config.data}/train"
         batches, batch = section.updates, section.batch_size
+    if "-i2v-" in config.model:
+        yield (
+            "first frame",
+            "this model needs image tokens and `y` of a first frame: the data must be encoded with them",
+        )
     passes = batches * batch / data.clips.train
     yield "reads", f"{batches * batch:,} samples: {passes:.1f} passes over {data.clips.train:,} clips"
 
 
 def _steps(rollout: RolloutConfig) -> str:
-    timesteps = ", ".join(f"{t:.6g}" for t in warped_timesteps(rollout.denoising_steps, rollout.shift))
-    return f"t = {timesteps} (indices {list(rollout.denoising_steps)} warped by shift {rollout.shift:g})"
+    timesteps = warped_timesteps(rollout.denoising_steps, rollout.shift)
+    sigmas = ", ".join(f"{t / 1000:.4g}" for t in timesteps)
+    return (
+        f"t = {', '.join(f'{t:.6g}' for t in timesteps)} "
+        f"(indices {list(rollout.denoising_steps)} warped by shift {rollout.shift:g}); sigma = {sigmas}"
+    )
 
 
 def _rollout(config: RunConfig) -> Iterable[Line]:
@@ -126,9 +146,7 @@ def _rollout(config: RunConfig) -> Iterable[Line]:
     if rollout.attention == "bidirectional":
         yield "attention", f"bidirectional: all {config.frames} latent frames at once, no cache"
         return
-    reach = "all earlier frames" if rollout.window == -1 else f"the last {rollout.window} frames (itself included)"
-    sink = f" and the first {rollout.sink} for ever" if rollout.sink else ""
-    yield "attention", f"causal: {cost.blocks} blocks of {rollout.frames_per_block}; a block sees {reach}{sink}"
+    yield "attention", f"causal: {cost.blocks} blocks of {rollout.frames_per_block}; a block sees {_reach(rollout)}"
     yield "context", f"finished blocks are written to the cache at sigma {rollout.context_sigma:g}"
     gradient = {
         "detach": "cached keys and values are detached, as in the paper",
@@ -137,9 +155,17 @@ def _rollout(config: RunConfig) -> Iterable[Line]:
     yield "gradient", f"at the exit step of the last {rollout.gradient_frames} frames; {gradient[rollout.kv_grad]}"
 
 
+def _reach(rollout: RolloutConfig) -> str:
+    if rollout.window == -1:
+        return "all earlier frames"
+    recent = max(rollout.window - rollout.sink - rollout.frames_per_block, 0)
+    sink = f"the first {rollout.sink} (sink), " if rollout.sink else ""
+    return f"{sink}the last {recent} finished frames, and itself: a window of {rollout.window}"
+
+
 def _dmd_updates(dmd: DMDConfig) -> tuple[int, int]:
-    """(batches, critic updates): every update has a batch of its own."""
-    critic = dmd.critic_warmup_updates + dmd.generator_updates * dmd.critic_updates_per_generator_update
+    """(batches, critic updates): every update has a batch of its own; training ends with the last generator update."""
+    critic = dmd.critic_warmup_updates + (dmd.generator_updates - 1) * dmd.critic_updates_per_generator_update
     return critic + dmd.generator_updates, critic
 
 
@@ -150,7 +176,12 @@ def _dmd(config: RunConfig) -> Iterable[Line]:
     yield (
         "updates",
         f"{dmd.generator_updates:,} of the generator, {critic:,} of the critic "
-        f"({ratio} for each of the generator's, {warmup} before its first): {batches:,} batches",
+        f"({ratio} between two of the generator's, {warmup} before its first): {batches:,} batches",
+    )
+    yield (
+        "in iterations",
+        f"{dmd.generator_updates * ratio:,}, as the references count: one for each critic update, "
+        f"every {_nth(ratio)} of which updates the generator too",
     )
     yield "batch", f"{dmd.batch_size} clips over all processes"
     yield (
@@ -165,7 +196,7 @@ def _dmd(config: RunConfig) -> Iterable[Line]:
         "none": "nothing",
     }
     yield "gradient over", normalizers[dmd.normalize_gradient]
-    yield "average", _ema(dmd.ema_decay, dmd.ema_start, "generator updates")
+    yield "average", _ema(dmd.ema_decay, dmd.ema_start, dmd.generator_updates, "generator updates")
     yield "generator", _adamw(dmd.generator_optimizer, dmd.generator_updates)
     yield "critic", _adamw(dmd.critic_optimizer, critic)
     yield "the loss value", "is a gradient's norm: it says nothing about quality (watch results/…/quality.csv)"
@@ -181,6 +212,8 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     yield "a critic update", "a rollout without gradient and 1 critic forward of the whole clip; 1 backward"
     total = (whole + critic) * rollout.forwards + whole * (1 + teacher) + critic
     yield "in all", f"about {total:,.0f} forwards; the measured compute is in results/…/manifest.json"
+    denoising, context = sampling_forwards(config.rollout, config.frames)
+    yield "a sampled video", f"{denoising} denoising forwards{f' and {context} to fill the cache' if context else ''}"
 
 
 def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
@@ -199,12 +232,20 @@ def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
     )
     yield "loss weight", {"bell": "a bell around t = 500", "uniform": "the same for all t"}[section.weighting]
     yield "caption dropout", f"{section.caption_dropout:.0%} of captions become the empty prompt, for guidance"
-    yield "average", _ema(section.ema_decay, section.ema_start, "updates")
+    yield "average", _ema(section.ema_decay, section.ema_start, section.updates, "updates")
     yield "optimizer", _adamw(section.optimizer, section.updates)
 
 
-def _ema(decay: float, start: int, unit: str) -> str:
+def _nth(number: int) -> str:
+    return "one" if number == 1 else f"{number}th"
+
+
+def _ema(decay: float, start: int, updates: int, unit: str) -> str:
+    if decay == 0:
+        return "none: the weights themselves"
     after = f", from update {start}" if start else ""
+    if start >= updates:
+        after = f", but it would begin after update {start} of {updates}: the weights themselves are kept"
     return f"EMA {decay:g}: half-life {ema_half_life(decay):.1f} {unit}{after}"
 
 
@@ -229,27 +270,83 @@ def _monitor(config: RunConfig) -> Iterable[Line]:
     yield "kept", f"the average weights with the best {monitor.metric}, and the last ones"
 
 
+def batch_splits(config: RunConfig, processes: Iterable[int] = PROCESSES) -> list[str]:
+    """How the batch divides over processes and microbatches; numbers that do not divide it are left out."""
+    batch = {"sft": config.sft, "causal_sft": config.causal_sft, "dmd": config.dmd}[config.method].batch_size
+    limit = config.parallelism.device_microbatch_size
+    lines = []
+    for count in processes:
+        if batch % count:
+            continue
+        share = batch // count
+        pieces = math.ceil(share / min(limit or share, share))
+        lines.append(
+            f"{count} process{'es' if count > 1 else ''}: {share} clip{'s' if share > 1 else ''} each"
+            + (f" in {pieces} microbatches" if pieces > 1 else "")
+        )
+    return lines
+
+
 def _machine(config: RunConfig) -> Iterable[Line]:
     parallelism = config.parallelism
-    micro = parallelism.device_microbatch_size
-    yield "parallelism", f"{parallelism.kind}, {config.precision}, {config.threads} CPU threads a process"
-    yield "microbatch", "a process's whole share" if micro is None else f"{micro} a process (gradients are accumulated)"
+    checkpointing = ", activation checkpointing" if parallelism.activation_checkpointing else ""
+    yield (
+        "parallelism",
+        f"{parallelism.kind}, {config.precision}{checkpointing}, {config.threads} CPU threads a process",
+    )
+    yield "batch", "; ".join(batch_splits(config))
     yield "resume state", f"every {config.save_every_batches} batches"
 
 
+def undeclared(target: str, root: Path = Path(".")) -> str | None:
+    """What to say of a target that can be run but that no stage runs: its seed is not declared; None if it is."""
+    group, arm, seed = split_target(target)
+    if group == "teacher":
+        return None
+    if arm is None:
+        where, seeds = root / "params.yaml", list(load_params(root / "params.yaml").seeds)
+    else:
+        where = root / "experiments" / group / "experiment.yaml"
+        seeds = read_yaml(where).get("seeds")
+    if not isinstance(seeds, list) or seed in seeds:
+        return None
+    return (
+        f"seed {seed} is not declared: {where} has {seeds}, so no stage runs this target; everything else is as below"
+    )
+
+
+def _resolve(what: str, method: str | None, overrides: Sequence[str]) -> tuple[RunConfig, str | None]:
+    """The configuration behind a word, and a note about it. Raises HarnessError for a word that is none of them."""
+    if Path(what).suffix in (".yaml", ".yml"):
+        if method is not None:
+            raise HarnessError(f"--method goes with a preset; {what} has its own (or give method={method})")
+        return resolve_file(what, overrides), None
+    presets = load_params().raw["presets"]
+    if what in presets:
+        return resolve_preset(what, method or "dmd", overrides), None
+    if method is not None:
+        raise HarnessError(f'--method goes with a preset, and "{what}" is none{suggest(what, presets)}')
+    if overrides:
+        raise HarnessError(f"{what}: a target is declared whole; give a configuration file or a preset to change keys")
+    try:
+        return resolve_target(what), undeclared(what)
+    except HarnessError as error:
+        if "names no run" not in str(error):
+            raise
+        raise HarnessError(f"{error}; or a .yaml file, or a preset: {', '.join(presets)}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """`explain`: what a target or a configuration file will do."""
+    """`explain`: what a target, a configuration file or a preset will do."""
     parser = argparse.ArgumentParser(prog="python -m harness explain", description=main.__doc__)
     parser.add_argument(
-        "what", help="a target (teacher, causal_sft/seed0, EXPERIMENT/ARM/seed0) or a configuration file"
+        "what", help="a target (teacher, causal_sft/seed0, EXPERIMENT/ARM/seed0), a .yaml file, or a preset's name"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file")
-    arguments = parser.parse_args(argv)
-    if Path(arguments.what).suffix in (".yaml", ".yml"):
-        config = resolve_file(arguments.what, arguments.overrides)
-    elif arguments.overrides:
-        parser.error("a target is declared whole; give a configuration file to change keys")
-    else:
-        config = resolve_target(arguments.what)
-    print(explain(config, load_params(preset=config.preset).preset), end="")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file or preset"
+    )
+    parser.add_argument("--method", help="of a preset: sft, causal_sft or dmd (default: dmd)")
+    arguments = parser.parse_intermixed_args(argv)
+    config, note = _resolve(arguments.what, arguments.method, arguments.overrides)
+    print(explain(config, load_params(preset=config.preset).preset, note), end="")
     return 0

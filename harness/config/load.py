@@ -12,6 +12,7 @@ from attrs import frozen
 
 from harness.config.documents import describe, merge, nest, parse_yaml, read_yaml
 from harness.config.metrics import METRICS
+from harness.config.models import MODELS
 from harness.config.schema import Preset, RunConfig
 from harness.config.structure import (
     CONVERTER,
@@ -139,6 +140,26 @@ def resolve_file(
     return _build([_preset_layer(params, params_path), own, command_line], params.preset)
 
 
+def resolve_preset(
+    name: str,
+    method: str,
+    overrides: Sequence[str] = (),
+    params_path: str | os.PathLike[str] = "params.yaml",
+) -> RunConfig:
+    """What a preset says of a method, with seed 0, then `key.sub=value`.
+
+    Raises:
+        HarnessError: if there is no such preset or method, or an override is wrong.
+    """
+    params = load_params(params_path, name)
+    typed = parse_overrides(overrides)
+    chosen = _Layer({"method": method, "seed": 0}, "command line")
+    return _build(
+        [_preset_layer(params, params_path), chosen, _Layer(_nested(typed, "command line"), "command line")],
+        params.preset,
+    )
+
+
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """`["dmd.cfg_scale=2", …]` → `{"dmd.cfg_scale": 2, …}`; values are YAML, a later one wins.
 
@@ -241,6 +262,8 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
     latent_frames = 1 + (preset.data.frames - 1) // preset.encoders.temporal_factor
     if config.frames > latent_frames:
         yield "frames", f"{config.frames} latent frames, but clips of {preset.data.frames} frames have {latent_frames}"
+    if config.model not in MODELS:
+        yield "model", f'"{config.model}" is no model{suggest(config.model, MODELS)}'
     if config.monitor.metric not in METRICS:
         yield "monitor.metric", f'"{config.monitor.metric}" is no metric{suggest(config.monitor.metric, METRICS)}'
     if config.dmd.min_t >= config.dmd.max_t:
@@ -253,6 +276,8 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
         )
     if config.init.kind == "causal_sft" and config.method != "dmd":
         yield "init.kind", "causal_sft is a start for dmd only"
+    if rollout.window != -1 and rollout.sink >= rollout.window:
+        yield "rollout.sink", f"must be below the window ({rollout.window} frames, sink included), got {rollout.sink}"
     if rollout.window != -1 and rollout.window < rollout.frames_per_block:
         yield "rollout.window", f"must hold a block ({rollout.frames_per_block} frames), got {rollout.window}"
 

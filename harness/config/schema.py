@@ -175,7 +175,8 @@ class DMDConfig:
     cfg_scale: float = field(default=4.0, validator=ge(1.0))
     normalize_gradient: Literal["sample", "block", "none"] = "sample"
     ema_decay: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
-    ema_start: int = field(default=200, validator=ge(0))  # generator updates before averaging begins
+    # generator updates before averaging begins; the reference's 200 counts iterations, of which every 5th updates it
+    ema_start: int = field(default=40, validator=ge(0))
     monitor_every_updates: int | None = field(default=None, validator=optional(gt(0)))  # generator updates; null: never
     generator_optimizer: AdamWConfig
     critic_optimizer: AdamWConfig
@@ -223,6 +224,9 @@ class ParallelismConfig:
     kind: Literal["ddp", "fsdp1", "fsdp2"] = "ddp"
     activation_checkpointing: bool = False
     device_microbatch_size: int | None = field(default=None, validator=optional(gt(0)))
+    shard_degree: int | None = field(default=None, validator=optional(gt(0)))  # processes to a copy; null: all (FSDP)
+    reshard_after_forward: bool = True  # false: the generator's layers stay gathered through a rollout (FSDP2)
+    teacher_cpu_offload: bool = False  # the teacher's layers wait in host memory (FSDP)
 
 
 @frozen(kw_only=True)
@@ -244,6 +248,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = _positive(1)  # CPU threads per process: fixed, because the sum's order is part of the result
     save_every_batches: int = _positive(50)
+    keep_states: int = _positive(2)  # resume states that stay on disk; more than one, in case the newest is damaged
     log_every_batches: int = _positive(1)
     teacher: str = "checkpoints/teacher"  # its `model/` is a diffusers folder
     data: str = "data/encoded"

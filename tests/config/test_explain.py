@@ -4,10 +4,33 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from harness.config.explain import ema_half_life, explain, main, training_rollout_cost, warped_timesteps
-from harness.config.load import load_params, resolve_file, resolve_target
+from harness.algorithms.updates import update_order
+from harness.config.documents import read_yaml
+from harness.config.explain import (
+    batch_splits,
+    ema_half_life,
+    explain,
+    main,
+    sampling_forwards,
+    training_rollout_cost,
+    undeclared,
+    warped_timesteps,
+)
+from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target
 from harness.config.schema import RolloutConfig
 from harness.errors import HarnessError
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = list(load_params(ROOT / "params.yaml").raw["presets"])
+TARGETS = [
+    "teacher",
+    "causal_sft/seed0",
+    *(
+        f"{file.parent.name}/{arm}/seed0"
+        for file in sorted((ROOT / "experiments").glob("*/experiment.yaml"))
+        for arm in read_yaml(file)["arms"]
+    ),
+]
 
 
 def test_timesteps_are_the_published_ones():
@@ -42,9 +65,13 @@ def test_a_distillation_in_words_and_numbers(project):
     for part in (
         "t = 1000, 750",
         "guidance_scale: 3",
-        "100 of the generator, 550 of the critic",
-        "650 batches",
-        "the last 6 frames",
+        "100 of the generator, 545 of the critic",
+        "645 batches",
+        "500, as the references count",
+        "every 5th of which",
+        "the last 3 finished frames, and itself: a window of 6",
+        "sigma = 1, 0.75",
+        "6 denoising forwards and 2 to fill the cache",
         "3 blocks of 3",
         "33 frames of 24×24",
         f"half-life {math.log(0.5) / math.log(0.97):.1f}",
@@ -67,5 +94,90 @@ def test_the_verb(project, monkeypatch, capsys):
     assert "cfg_scale 3" in capsys.readouterr().out
     with pytest.raises(HarnessError, match="did you mean"):
         main(["dmd.yaml", "dmd.cfg=3"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(HarnessError, match="declared whole"):
         main(["teacher", "seed=1"])
+    assert main(["small", "--method", "sft", "sft.updates=7"]) == 0
+    assert "7 of 64 clips" in capsys.readouterr().out
+    assert main(["small"]) == 0
+    assert "distribution matching" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dmd.yaml", "model=wan"], 'command line: model: "wan" is no model.*did you mean|known: tiny'),
+        (["dmd.yaml", "--method", "sft"], "--method goes with a preset; dmd.yaml has its own"),
+        (["smal", "--method", "sft"], 'and "smal" is none; did you mean `small`'),
+        (["small", "--method", "sff"], "method: expected one of sft, causal_sft, dmd"),
+        (["nothing"], "names no run: .* or a preset: small"),
+        (["trial/three/seed0"], "no arm"),
+        (["missing.yaml"], "no such file"),
+    ],
+)
+def test_wrong_words_are_one_clear_message(project, monkeypatch, words, expected):
+    monkeypatch.chdir(project)
+    with pytest.raises(HarnessError, match=expected):
+        main(words)
+
+
+def test_a_seed_that_nothing_declares_is_said(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert undeclared("teacher") is None
+    assert undeclared("causal_sft/seed2") is None
+    assert undeclared("trial/one/seed0") is None
+    assert "experiment.yaml has [0]" in str(undeclared("trial/one/seed1"))
+    assert "params.yaml has [0, 1, 2]" in str(undeclared("causal_sft/seed3"))
+    main(["causal_sft/seed3"])
+    assert "seed 3 is not declared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_the_updates_are_those_that_training_makes(project, warmup):
+    words = ("dmd.generator_updates=11", f"dmd.critic_warmup_updates={warmup}")
+    order = update_order(resolve_file(project / "dmd.yaml", words, project / "params.yaml"))
+    text = page(project, *words)
+    assert f"11 of the generator, {order.total('critic')} of the critic" in text
+    assert f"{order.batches} batches" in text
+
+
+def test_the_window_counts_the_sink_and_the_block(project):
+    assert "a block sees all earlier frames" in page(project)
+    text = page(project, "rollout.window=8", "rollout.sink=2")
+    assert "the first 2 (sink), the last 3 finished frames, and itself: a window of 8" in text
+
+
+def test_forwards_of_a_sampled_video():
+    assert sampling_forwards(RolloutConfig(), 21) == (28, 6)
+    assert sampling_forwards(RolloutConfig(), 120) == (160, 39)
+    assert sampling_forwards(RolloutConfig(attention="bidirectional"), 21) == (4, 0)
+
+
+def test_how_a_batch_divides(project):
+    words = ("dmd.batch_size=16", "parallelism.device_microbatch_size=3")
+    config = resolve_file(project / "dmd.yaml", words, project / "params.yaml")
+    assert batch_splits(config, (1, 3, 8, 16)) == [
+        "1 process: 16 clips each in 6 microbatches",
+        "8 processes: 2 clips each",
+        "16 processes: 1 clip each",
+    ]
+
+
+def test_the_average_says_when_there_is_none(project):
+    assert "none: the weights themselves" in page(project, "dmd.ema_decay=0")
+    assert "begin after update 40 of 12" in page(project, "dmd.ema_start=40")
+    assert "generator updates, from update 5" in page(project, "dmd.ema_start=5")
+
+
+@pytest.mark.parametrize("method", ["sft", "causal_sft", "dmd"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset(name, method):
+    text = explain(
+        resolve_preset(name, method, (), ROOT / "params.yaml"), load_params(ROOT / "params.yaml", name).preset
+    )
+    assert f"preset {name}" in text
+    assert ("first frame" in text) == ("-i2v-" in name)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_declared_target(target):
+    assert "method" in explain(resolve_target(target, ROOT), load_params(ROOT / "params.yaml").preset)

@@ -7,10 +7,12 @@ from harness.config.load import (
     load_params,
     parse_overrides,
     resolve_file,
+    resolve_preset,
     resolve_target,
     split_target,
     to_dict,
 )
+from harness.config.models import MODELS
 from harness.config.schema import RunConfig
 from harness.config.structure import structure
 from harness.errors import HarnessError
@@ -44,7 +46,21 @@ def test_the_published_settings_of_wan():
 
 def test_the_example_configurations_resolve():
     for path in (ROOT / "configs").glob("*.yaml"):
-        assert resolve_file(path, (), ROOT / "params.yaml").method == path.stem
+        method = resolve_file(path, (), ROOT / "params.yaml").method
+        assert path.stem == method or path.stem.startswith(f"{method}_")
+
+
+def test_a_preset_needs_no_file(project):
+    config = resolve_preset("small", "causal_sft", ["seed=4", "causal_sft.updates=3"], project / "params.yaml")
+    assert (config.preset, config.method, config.seed, config.causal_sft.updates) == ("small", "causal_sft", 4, 3)
+    with pytest.raises(HarnessError, match="no preset"):
+        resolve_preset("smal", "dmd", (), project / "params.yaml")
+
+
+def test_model_names_are_those_that_have_a_geometry():
+    from harness.models.presets import MODELS as geometries
+
+    assert set(MODELS) == set(geometries)
 
 
 def test_targets(project):
@@ -107,6 +123,11 @@ def test_a_bad_value_is_reported_where_it_was_given(project):
         ("frames=12", "command line: frames: 12 latent frames, but clips of 33 frames have 9"),
         ("rollout.frames_per_block=2", "command line: rollout.frames_per_block: 9 latent frames do not divide"),
         ("rollout.window=2", "command line: rollout.window: must hold a block"),
+        (
+            "rollout={window: 6, sink: 6}",
+            "command line: rollout.sink: must be below the window (6 frames, sink included)",
+        ),
+        ("model=wan2.1-t2v-1b", 'model: "wan2.1-t2v-1b" is no model; did you mean `wan2.1-t2v-14b`?'),
         ("monitor.metric=fdv", 'command line: monitor.metric: "fdv" is no metric; did you mean `fvd`?'),
         ("dmd.min_t=990", "command line: dmd.min_t: must be below dmd.max_t"),
         ("init.kind=checkpoint", "command line: init.path: must be given"),

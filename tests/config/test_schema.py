@@ -1,6 +1,6 @@
 import pytest
 
-from harness.config.schema import AdamWConfig, DataConfig, InitConfig, RolloutConfig, Splits
+from harness.config.schema import AdamWConfig, DataConfig, DMDConfig, InitConfig, RolloutConfig, Splits
 
 
 @pytest.mark.parametrize("frames", [0, 2, 32, -3])
@@ -19,6 +19,10 @@ def test_the_defaults_are_the_reference_values():
     rollout = RolloutConfig()
     assert rollout.denoising_steps == (1000, 750, 500, 250)
     assert (rollout.shift, rollout.frames_per_block, rollout.context_sigma, rollout.kv_grad) == (5.0, 3, 0.0, "detach")
+    lr = AdamWConfig(lr=1.0)
+    dmd = DMDConfig(generator_updates=120, generator_optimizer=lr, critic_optimizer=lr)
+    ratio = dmd.critic_updates_per_generator_update
+    assert (ratio, dmd.cfg_scale, dmd.ema_decay, dmd.ema_start) == (5, 4.0, 0.99, 200 // 5)  # iteration 200
 
 
 @pytest.mark.parametrize("window", [0, -2])

@@ -1,0 +1,11 @@
+"""The names that `model` may have; `harness.models.presets` has their geometries (this module loads no torch)."""
+
+from __future__ import annotations
+
+MODELS = (
+    "tiny",
+    "wan2.1-t2v-1.3b",
+    "wan2.1-t2v-14b",
+    "wan2.1-i2v-14b-480p",
+    "wan2.1-i2v-14b-720p",
+)
