@@ -16,6 +16,7 @@ from attrs import frozen
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention
 
+from harness.models.kv_cache import Past
 from harness.models.rotary import rotate
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -111,7 +112,7 @@ class SelfAttentionProcessor:
         rotary_emb: torch.Tensor,
         *,
         pattern: Pattern = full,
-        past: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]] = ((), ()),
+        past: Past | None = None,
         window_rotary: torch.Tensor | None = None,
         skip: int = 0,
         keys_only: bool = False,
@@ -119,7 +120,7 @@ class SelfAttentionProcessor:
         """Output `[B, N − skip, dim]` (None with `keys_only`), and keys and values `[B, N, H, D]` for a cache to keep.
 
         rotary_emb      table of the current tokens (absolute positions)
-        past            cached keys and values, oldest first
+        past            cached keys and values
         window_rotary   table of past and current tokens (positions inside the window); cached keys are then unrotated
         skip            leave the first tokens without output; they still give keys and values
         """
@@ -132,8 +133,8 @@ class SelfAttentionProcessor:
         stored = (key, value)
         if keys_only:
             return None, stored
-        if past[0]:
-            key, value = torch.cat([*past[0], key], dim=1), torch.cat([*past[1], value], dim=1)
+        if past is not None:
+            key, value = past.join(key, value)
         if window_rotary is not None:
             key, query_table = rotate(key, window_rotary), window_rotary[-hidden_states.shape[1] :]
         query = attn.norm_q(attn.to_q(hidden_states[:, skip:])).unflatten(2, heads)

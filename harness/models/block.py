@@ -7,6 +7,7 @@ from attrs import frozen
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 from harness.models.attention import KeyValue, Pattern, full
+from harness.models.kv_cache import Past
 
 
 @frozen(eq=False, kw_only=True)
@@ -37,7 +38,7 @@ class LayerInput:
     """
 
     layout: Layout
-    past: tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]] = ((), ())  # keys, values, oldest first
+    past: Past | None = None
     image: torch.Tensor | None = None
     text_bias: torch.Tensor | None = None
     key_values: tuple[KeyValue, ...] | None = None  # of the condition

@@ -119,7 +119,7 @@ class CausalWan(WanTransformer3DModel):
             last = index == len(self.blocks) - 1
             layer = LayerInput(
                 layout=layout,
-                past=((), ()) if cache is None else cache.past(index, frames),
+                past=None if cache is None else cache.past(index, frames),
                 image=condition.image,
                 text_bias=condition.text_bias,
                 key_values=condition.key_values[index] if condition.key_values else None,

@@ -24,10 +24,10 @@ def commit(cache, *sizes, start=0):
 
 
 def seen(cache, frames, layer=0):
-    keys, values = cache.past(layer, frames)
-    if not keys:
+    past = cache.past(layer, frames)
+    if not past.keys:
         return []
-    key, value = torch.cat(keys, dim=1).flatten(), torch.cat(values, dim=1).flatten()
+    key, value = torch.cat(past.keys, dim=1).flatten(), torch.cat(past.values, dim=1).flatten()
     assert torch.equal(key, -value)
     numbers = (key - 100 * layer).int().tolist()
     assert numbers[::TOKENS] == numbers[1::TOKENS]
@@ -62,11 +62,12 @@ def test_window_counts_sink_and_current_block(window, sink, expected):
     sink=st.integers(0, 4),
     extra=st.integers(1, 8),
     start=st.sampled_from([0, 5]),
+    buffered=st.booleans(),
 )
-def test_eviction_never_changes_what_is_seen(sizes, frames, sink, extra, start):
+def test_eviction_never_changes_what_is_seen(sizes, frames, sink, extra, start, buffered):
     """Against the rule applied to everything that was ever committed."""
     window, held = sink + extra, sum(sizes)
-    cache = KVCache(window, sink)
+    cache = KVCache(window, sink, buffer_frames=max(window, sink + 4) if buffered else None)
     commit(cache, *sizes, start=start)
     everything = list(range(start, start + held))
     if held + frames > window:
@@ -78,8 +79,67 @@ def test_eviction_never_changes_what_is_seen(sizes, frames, sink, extra, start):
 def test_memory_is_bounded_by_the_window():
     cache = KVCache(window=9, sink=3)
     commit(cache, *[3] * 50)
-    assert sum(piece.frames for piece in cache._pieces) <= 3 + 9
+    assert sum(piece.frames for piece in cache._store.pieces) <= 3 + 9
     assert seen(cache, 3) == [0, 1, 2, 147, 148, 149]
+
+
+@pytest.mark.parametrize("buffer_frames", [None, 9])
+def test_window_and_sink_take_constant_memory_per_block(buffer_frames):
+    """Measured in bytes of distinct storages, at every block of a long video, once the window is full."""
+    cache, start, measured = KVCache(window=9, sink=3, buffer_frames=buffer_frames), 0, []
+    with torch.no_grad():
+        for _ in range(50):
+            for layer, (key, value) in enumerate(frames_of(start, 3)):
+                cache.past(layer, 3).join(key, value)
+            commit(cache, 3, start=start)
+            start += 3
+            measured.append(cache.num_bytes)
+    frame = 2 * 2 * TOKENS * 4  # layers, keys and values, tokens, bytes
+    if buffer_frames is None:
+        assert measured == [3 * frame, 6 * frame] + [9 * frame] * 48
+    else:
+        assert measured == [9 * frame] * 50
+    assert seen(cache, 3) == [0, 1, 2, 147, 148, 149]
+
+
+def test_without_a_window_the_memory_grows():
+    cache = KVCache()
+    commit(cache, 3, 3)
+    before = cache.num_bytes
+    commit(cache, 3, start=6)
+    assert cache.num_bytes == before * 3 // 2 > 0
+
+
+def test_a_pass_writes_behind_what_the_buffer_keeps():
+    """The current block's place is not part of the past, and a copy is made where gradients could see a later write."""
+    cache = KVCache(window=6, sink=1, buffer_frames=6)
+    commit(cache, 2, 2)
+    with torch.no_grad():
+        joined = cache.past(1, 2).join(*frames_of(4, 2)[1])
+        assert torch.equal(joined[0].flatten()[::TOKENS], torch.arange(6.0) + 100)
+        assert torch.equal(joined[1], -joined[0])
+        assert seen(cache, 2) == [0, 1, 2, 3]
+        past = cache.past(0, 2)
+    copied = cache.past(0, 2)
+    commit(cache, 2, start=4)
+    with torch.no_grad():
+        cache.past(0, 2)
+    assert copied.keys[0].flatten()[::TOKENS].tolist() == [0, 1, 2, 3]
+    assert past.keys[0].flatten()[::TOKENS].tolist() == [0, 3, 4, 5]  # a view of what has moved up since
+
+
+def test_a_buffer_refuses_what_it_cannot_hold():
+    cache = KVCache(window=6, sink=1, buffer_frames=6)
+    commit(cache, 2, 2, 2)
+    assert seen(cache, 3) == [0, 4, 5]
+    with pytest.raises(ValueError, match=r"frames 3…5 have left the cache's buffer"):
+        cache.past(0, 2)
+    full = KVCache(buffer_frames=4)
+    commit(full, 2)
+    with pytest.raises(ValueError, match="holds 4 frames, 5 are needed"):
+        full.past(0, 3)
+    with pytest.raises(ValueError, match="holds 4 frames, 5 are needed"):
+        KVCache(buffer_frames=4).commit(0, 5, frames_of(0, 5))
 
 
 def test_blocks_must_follow_each_other_unless_the_cache_is_empty():
@@ -101,21 +161,21 @@ def test_commits_are_detached_and_detach_cuts_straight_through():
 
     plain = KVCache()
     plain.commit(0, 2, with_gradient(0))
-    assert not plain.past(0, 1)[0][0].requires_grad
+    assert not plain.past(0, 1).keys[0].requires_grad
     cache = KVCache(kv_grad="straight_through")
     exit_pass = with_gradient(0)
     cache.remember(0, 2, exit_pass)
     with torch.no_grad():
         cache.commit(0, 2, [(k + 1, v - 1) for k, v in frames_of(0, 2)])
-    key = cache.past(1, 1)[0][0]
+    key = cache.past(1, 1).keys[0]
     assert torch.equal(key.detach(), exit_pass[1][0].detach() + 1)
     (key * 3).sum().backward()
     assert torch.equal(exit_pass[1][0].grad, torch.full_like(key, 3.0))
     cache.remember(2, 2, with_gradient(2))
     cache.detach()
-    assert not cache.past(1, 1)[0][0].requires_grad
+    assert not cache.past(1, 1).keys[0].requires_grad
     cache.commit(2, 2, frames_of(2, 2))
-    assert not cache.past(0, 1)[0][1].requires_grad
+    assert not cache.past(0, 1).keys[1].requires_grad
 
 
 def test_a_pass_over_other_frames_lends_no_gradient():
@@ -123,7 +183,7 @@ def test_a_pass_over_other_frames_lends_no_gradient():
     commit(cache, 2)
     cache.remember(0, 2, [(k.requires_grad_(), v.requires_grad_()) for k, v in frames_of(0, 2)])
     cache.commit(2, 2, frames_of(2, 2))
-    assert not any(k.requires_grad for k in cache.past(0, 1)[0])
+    assert not any(k.requires_grad for k in cache.past(0, 1).keys)
 
 
 def test_the_condition_is_kept_for_the_same_objects_and_weights_only():
@@ -133,6 +193,10 @@ def test_the_condition_is_kept_for_the_same_objects_and_weights_only():
     assert cache.condition((same_values, None), 4) is None
     assert cache.condition((text, text), 4) is None
     assert cache.condition((text, None), 5) is None
+    assert cache.condition((text,), 4) is None
+    assert cache.knows_condition((text, None))
+    assert not cache.knows_condition((text,))
+    assert not cache.knows_condition((same_values, None))
     cache.detach()
     assert cache.condition((text, None), 4) is None
 
@@ -145,6 +209,8 @@ def test_the_condition_is_kept_for_the_same_objects_and_weights_only():
         ({"sink": -1}, "sink: must be"),
         ({"rope": "none"}, "unknown rope"),
         ({"kv_grad": "leak"}, "kv_grad"),
+        ({"buffer_frames": 0}, "buffer_frames: must be at least 1"),
+        ({"buffer_frames": 9, "kv_grad": "straight_through"}, "carry no gradient"),
     ],
 )
 def test_impossible_settings_are_refused(arguments, words):

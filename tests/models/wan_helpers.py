@@ -44,7 +44,9 @@ def small_wan(cls: type = CausalWan, seed: int = 0, **changes) -> CausalWan:
     return model
 
 
-def small_condition(batch: int = 2, seed: int = 1, frames: int | None = None, length: int = 12) -> Condition:
+def small_condition(
+    batch: int = 2, seed: int = 1, frames: int | None = None, length: int = 12, size: tuple[int, int] = (ROWS, COLUMNS)
+) -> Condition:
     """Five real text tokens, zero-padded; with `frames` also image tokens and `y` (image to video)."""
     rng = torch.Generator().manual_seed(seed)
     text = pad_text(torch.randn(batch, 5, SMALL["text_dim"], generator=rng), length)
@@ -53,14 +55,14 @@ def small_condition(batch: int = 2, seed: int = 1, frames: int | None = None, le
     return Condition(
         text=text,
         image_tokens=torch.randn(batch, 3, SMALL_I2V["image_dim"], generator=rng),
-        y=torch.randn(batch, 3, frames, ROWS, COLUMNS, generator=rng),
+        y=torch.randn(batch, 3, frames, *size, generator=rng),
     )
 
 
-def small_latent(frames: int, batch: int = 2, seed: int = 2) -> torch.Tensor:
-    """Noise `[B, 4, frames, 2, 4]`."""
+def small_latent(frames: int, batch: int = 2, seed: int = 2, size: tuple[int, int] = (ROWS, COLUMNS)) -> torch.Tensor:
+    """Noise `[B, 4, frames, 2, 4]`, or of another `size`."""
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, SMALL["out_channels"], frames, ROWS, COLUMNS, generator=rng)
+    return torch.randn(batch, SMALL["out_channels"], frames, *size, generator=rng)
 
 
 def cached_rollout(model, clean, noisy, t, bounds, condition, cache: KVCache, switch: tuple | None = None):
