@@ -1,11 +1,17 @@
+import contextlib
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness.comparison import compare, report
 from harness.errors import HarnessError
@@ -211,3 +217,59 @@ def test_in_a_browser(built, tmp_path):
         assert page["overflow"] <= 0, page
         assert page["broken"] == page["bare"] == page["small"] == 0, page
         assert page["images"] == (0 if page["src"] == "index.html" else 2 * 6 * 4), page
+
+
+@contextlib.contextmanager
+def slowly_loading(page: Path):
+    """Serve a page whose load ends after the seconds in its address: a picture of it then shows that moment."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            _, kind, seconds = f"{self.path}//".split("/")[:3]
+            if kind == "wait":
+                time.sleep(float(seconds))
+            found = kind == "page"
+            self.send_response(200 if found else 204)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            if found:
+                self.wfile.write(page.read_bytes() + f'<img src="/wait/{seconds}" alt="">'.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/page"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def moves(page: Path, folder: Path, moments: tuple[float, ...]) -> bool:
+    """Whether a browser shows a page differently at any of the moments (seconds)."""
+    first = None
+    with slowly_loading(page) as address:
+        for seconds in moments:
+            picture = folder / f"{seconds}.png"
+            command = [
+                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+                "--window-size=1280,6000", f"--screenshot={picture}", f"{address}/{seconds}",
+            ]  # fmt: skip
+            subprocess.run(command, capture_output=True, timeout=120, check=True)
+            first = first or picture.read_bytes()
+            if picture.read_bytes() != first:
+                return True
+    return False
+
+
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no Chromium here")
+def test_clips_play_in_a_browser(built, tmp_path):
+    page = built.root / "reports" / f"{NAMES[0]}.html"
+    assert moves(page, tmp_path, (0.3, 0.5, 0.7, 0.9))
+    for clip in (built.root / "comparisons" / NAMES[0] / "clips").iterdir():
+        with Image.open(clip) as animation:
+            animation.convert("RGB").save(clip, "WEBP")
+    report.main(built.root)
+    assert not moves(page, tmp_path, (0.3, 0.7))  # else it was something else that moved
