@@ -39,6 +39,7 @@ class QualityMonitor(Callback):
     path               `quality.csv`
     save               writes the network's weights as the best, atomically
     at_start           whether to measure update 0 (weights that are random have nothing to measure)
+    patience           measurements without a better one after which training ends; None: it never ends early
     writes             whether this process writes files
     """
 
@@ -54,6 +55,7 @@ class QualityMonitor(Callback):
         path: Path,
         save: Callable[[nn.Module], None],
         at_start: bool = True,
+        patience: int | None = None,
         writes: bool = True,
     ) -> None:
         self.sample_and_score = sample_and_score
@@ -65,7 +67,14 @@ class QualityMonitor(Callback):
         self.table = Table(path, COLUMNS) if writes else None
         self.save = save
         self.at_start = at_start
+        self.patience = patience
         self.best: dict[str, Any] | None = None
+        self.since_best = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training ends early."""
+        return self.patience is not None and self.since_best >= self.patience
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Measure the weights that training starts from."""
@@ -83,15 +92,20 @@ class QualityMonitor(Callback):
         update = self.order.done(batches)["generator"]
         if update % self.every == 0 or batches == self.order.batches:
             self._measure(batches)
+            if self.exhausted:
+                state.stop_training()
 
     def _measure(self, batches: int) -> None:
         update = self.order.done(batches)["generator"]
         with self.meter.paused(), self.ema.applied() as network, _undisturbed(network):
             values, seconds = _timed(lambda: self.sample_and_score(network))
             values = _first_process_values(values)
-            if update > 0 and self._is_better(values):
-                self.best = {"update": update, "metric": self.metric, "value": float(values[self.metric])}
-                self.save(network)
+            if update > 0:
+                self.since_best += 1
+                if self._is_better(values):
+                    self.since_best = 0
+                    self.best = {"update": update, "metric": self.metric, "value": float(values[self.metric])}
+                    self.save(network)
         if self.table is not None:
             row: dict[str, Any] = {
                 "batch": batches,
@@ -109,14 +123,14 @@ class QualityMonitor(Callback):
         return self.best is None or better(self.metric, value, self.best["value"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value, and the number of rows that belong to the state being saved."""
+        """The best value, how long ago it was, and the number of rows that belong to the state being saved."""
         if self.table is not None:
             self.table.sync()
-        return {"best": self.best, "rows": 0 if self.table is None else self.table.rows}
+        return {"best": self.best, "since_best": self.since_best, "rows": 0 if self.table is None else self.table.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; later rows are cut off."""
-        self.best = state["best"]
+        self.best, self.since_best = state["best"], state["since_best"]
         if self.table is not None:
             self.table.truncate(state["rows"])
 

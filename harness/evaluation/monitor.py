@@ -65,7 +65,8 @@ class Monitor:
         vae: VAE,
         prompts: PromptSet,
         reference: ClipSet,
-        latent_std: float,  # of real latents
+        latent_mean: float,  # of real latents
+        latent_std: float,
         sampler: Sampler,
         shape: tuple[int, int, int, int],
         precision: str = "fp32",
@@ -73,7 +74,7 @@ class Monitor:
         self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
         self.precision = precision
         self.seed = seed_for(0, "monitor")
-        self.reference, self.latent_std = reference, latent_std
+        self.reference, self.latent_mean, self.latent_std = reference, latent_mean, latent_std
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -101,7 +102,11 @@ class Monitor:
             model.train(training)
         values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
         kept = {name: values[name] for name in LOGGED if name in values}
-        return kept | {"latent_std_ratio": float(torch.cat(latents).std()) / max(self.latent_std, 1e-9)}
+        sampled, spread = torch.cat(latents), max(self.latent_std, 1e-9)
+        return kept | {
+            "latent_mean_shift": (float(sampled.mean()) - self.latent_mean) / spread,  # in standard deviations
+            "latent_std_ratio": float(sampled.std()) / spread,  # above 1: saturation
+        }
 
 
 def build_monitor(
@@ -133,6 +138,7 @@ def build_monitor(
         vae=load_vae(Path(encoders_folder) / "vae"),
         prompts=prompts,
         reference=reference,
+        latent_mean=float(stored["latent"].astype(np.float32).mean()),
         latent_std=float(stored["latent"].astype(np.float32).std(ddof=1)),
         sampler=sampler_for(run_config),
         shape=latent_shape(data, run_config.frames),

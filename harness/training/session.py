@@ -77,7 +77,7 @@ def train(
         if patch := code_diff(root):
             atomic_write_bytes(folder.path / "diff.patch", patch)
     mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
-    if training.trainer.state.timestamp.batch.value < training.order.batches:  # else it was killed after its last batch
+    if not complete(training):  # else it was killed after its last batch
         training.trainer.fit()
     _collect(config, training, folder)
     if rank == 0:
@@ -94,6 +94,12 @@ def train(
         mirror.close()
     dist.barrier()
     training.trainer.close()
+
+
+def complete(training: Training) -> bool:
+    """Whether nothing is left to train."""
+    ended_early = training.monitor is not None and training.monitor.exhausted
+    return ended_early or training.trainer.state.timestamp.batch.value >= training.order.batches
 
 
 def tracking(request: Request, fingerprint: str, inputs: dict[str, str]) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def measured(config: RunConfig, training: Training, started: str) -> dict[str, A
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "tf32": torch.backends.cuda.matmul.allow_tf32,
         },
-        "updates": training.order.done(training.order.batches),
+        "updates": training.order.done(training.trainer.state.timestamp.batch.value),
         "compute": training.meter.compute(),
         "wall_seconds": round(meter["wall_seconds"], 2),
         "peak_memory_mib": round(meter["peak_memory_mib"], 1),

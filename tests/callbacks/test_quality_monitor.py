@@ -18,7 +18,7 @@ ORDER = UpdateOrder(generator_updates=5, ratio=1, warmup=1)  # c g c g c g c g c
 class Scene:
     """A run whose metric follows a script; the weight of the network counts its updates."""
 
-    def __init__(self, folder, scores, metric="fvd", at_start=True):
+    def __init__(self, folder, scores, metric="fvd", at_start=True, patience=None):
         self.method = nn.ModuleDict({"generator": nn.Linear(1, 1, bias=False)})
         nn.init.zeros_(self.method["generator"].weight)
         self.scores, self.seen, self.saved, self.path = iter(scores), [], [], folder / "quality.csv"
@@ -34,10 +34,14 @@ class Scene:
             path=self.path,
             save=lambda network: self.saved.append(float(network.weight)),
             at_start=at_start,
+            patience=patience,
         )
+        self.stopped_at = []
 
     def state(self, batches):
-        return SimpleNamespace(timestamp=SimpleNamespace(batch=Time(batches, "ba")))
+        return SimpleNamespace(
+            timestamp=SimpleNamespace(batch=Time(batches, "ba")), stop_training=lambda: self.stopped_at.append(batches)
+        )
 
     def score(self, network):
         torch.rand(3)
@@ -94,6 +98,23 @@ def test_keeps_the_best_of_the_trained_weights(tmp_path):
 def test_a_measurement_that_failed_is_never_the_best(tmp_path):
     scene = Scene(tmp_path, [1, math.nan, 3, 4]).run()
     assert scene.monitor.best["value"] == 3.0
+
+
+def test_it_ends_training_when_nothing_got_better_for_long_enough(tmp_path):
+    assert Scene(tmp_path, [9, 5, 6, 4]).run().stopped_at == []
+    assert Scene(tmp_path, [9, 5, 6, 4], patience=2).run().stopped_at == []  # better at the second chance
+    assert Scene(tmp_path, [1, 5, 6, 4], patience=1).run(stop=8).stopped_at == [8]  # the start is no candidate
+    scene = Scene(tmp_path, [9, 5, 6, 7], patience=2).run()
+    assert (scene.stopped_at, scene.monitor.exhausted) == ([10], True)
+
+
+def test_patience_goes_on_after_a_kill(tmp_path):
+    cut = Scene(tmp_path, [9, 5, 6], patience=2).run(stop=8)
+    again = Scene(tmp_path, [7], patience=2)
+    again.monitor.load_state_dict(cut.monitor.state_dict())
+    again.ema.load_state_dict(cut.ema.state_dict())
+    assert not again.monitor.exhausted
+    assert again.run(start=8).stopped_at == [10]
 
 
 def test_one_is_best_for_a_ratio(tmp_path):

@@ -77,7 +77,25 @@ def test_real_latents_are_at_the_codecs_ceiling(root):
     assert values["recall"] > 0.6
     assert values["rigid_error"] < 0.1
     assert values["latent_std_ratio"] == pytest.approx(1, abs=0.05)
+    assert values["latent_mean_shift"] == pytest.approx(0, abs=0.05)
     assert values["ink"] == pytest.approx(1, abs=0.2)  # the codec brightens the background of such short clips
+
+
+def test_a_shift_and_a_stretch_of_the_latents_are_told_apart(root):
+    monitor = monitor_of(root, "toy/low/seed0")
+    stored = torch.from_numpy(load_split(root / "data/encoded/validation")["latent"].copy()).float()
+    clips = stored[monitor.prompts.prompts]
+
+    def values(change):
+        played = iter(change(clips).split(64))
+        monitor.sampler = lambda model, noise, condition, rng: next(played)
+        return monitor(torch.nn.Linear(1, 1))
+
+    plain, shifted, stretched = values(lambda x: x), values(lambda x: x + 0.3), values(lambda x: 1.2 * x)
+    std = float(stored.std())
+    assert shifted["latent_mean_shift"] - plain["latent_mean_shift"] == pytest.approx(0.3 / std, rel=1e-3)
+    assert shifted["latent_std_ratio"] == pytest.approx(plain["latent_std_ratio"], rel=1e-5)
+    assert stretched["latent_std_ratio"] == pytest.approx(1.2 * plain["latent_std_ratio"], rel=1e-5)
 
 
 def test_too_few_validation_clips_are_told(root):

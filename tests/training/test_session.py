@@ -16,7 +16,7 @@ from harness.training import assembly, session, state_files
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
 from harness.training.request import Request
-from harness.training.run_store import run_folder
+from harness.training.run_store import RunFolder, run_folder
 
 TIMES = {"seconds", "device_seconds", "monitor_seconds"}
 
@@ -178,3 +178,24 @@ def test_latents_of_another_vae_are_refused(project, small_run):
     (vae / "config.json").write_text("{}")
     with pytest.raises(HarnessError, match=r"fingerprint.json: this data was encoded by something else:\n  vae: "):
         session.open_data(config, project)
+
+
+def test_a_run_that_ends_early_says_how_far_it_came_and_is_complete(project, small_run, in_processes, monkeypatch):
+    config = small_run(project, "sft", "sft.monitor_every_updates=1", "monitor.patience=2", "save_every_batches=1")
+    folder = run_folder(project, "ab" * 32)
+    monkeypatch.setattr(session, "_monitor", lambda config, root: lambda network: {"fvd": 1.0})
+    finish = RunFolder.finish
+
+    def killed_at_the_end(self, manifest):
+        os._exit(9)
+
+    def call(rank):
+        request = Request.ad_hoc("small", config, ["small.yaml"])
+        session.train(request, folder, fingerprint="ab" * 32, inputs={}, root=project)
+
+    monkeypatch.setattr(RunFolder, "finish", killed_at_the_end)
+    assert in_processes(call) == [9]
+    monkeypatch.setattr(RunFolder, "finish", finish)
+    assert in_processes(call) == [0]
+    assert read_json(folder.output / "manifest.json")["updates"]["generator"] == 3  # the first was the best
+    assert [row["update"] for row in rows(folder)] == ["1", "2", "3"]
