@@ -44,6 +44,9 @@ class CounterRandomness(Algorithm):
         if event == Event.BATCH_START:
             self._microbatch = 0
             return
-        piece = self.first_piece + self._microbatch
-        self.method.draws = draws_at(self.seed, state.timestamp.batch.value, piece)  # type: ignore[assignment]
+        self.method.draws = self.draws(state.timestamp.batch.value, self._microbatch)  # type: ignore[assignment]
         self._microbatch += 1
+
+    def draws(self, batch: int, microbatch: int) -> Draws:
+        """The generators of one of this process's forward passes, of any batch."""
+        return draws_at(self.seed, batch, self.first_piece + microbatch)

@@ -37,6 +37,14 @@ class UpdateOrder:
         turn = batch - self.warmup
         return "generator" if turn >= 0 and turn % (1 + self.ratio) == 0 else "critic"
 
+    def critic_updates_from(self, batch: int) -> int:
+        """Critic updates in a row from batch number `batch` on, itself included: the generator stays the same."""
+        if self.role(batch) == "generator":
+            return 0
+        if batch < self.warmup:
+            return self.warmup - batch
+        return 1 + self.ratio - (batch - self.warmup) % (1 + self.ratio)
+
     def done(self, batches: int) -> dict[Role, int]:
         """Updates of each network in the first `batches` batches."""
         after_warmup = max(batches - self.warmup, 0)

@@ -168,6 +168,7 @@ class DMDConfig:
     generator_updates: int = _positive()
     critic_updates_per_generator_update: int = _positive(5)
     critic_warmup_updates: int = field(default=0, validator=ge(0))  # critic updates before the first generator update
+    rollouts_ahead: bool = False  # roll out for all critic updates of a cycle at once: fewer calls, more cache
     batch_size: int = _positive(64)
     shift: float = _positive(5.0)  # of the score timestep
     min_t: float = field(default=20.0, validator=and_(ge(0.0), le(1000.0)))

@@ -4,7 +4,8 @@ processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,43 @@ def build_dataloader(
         drop_last=drop_last,
         collate_fn=partial(collate, text_length=text_length, unconditional=unconditional, y=y),
     )
+
+
+class LookAhead:
+    """Batches of a loader, in its order, with a view of those to come in the same epoch.
+
+    Looking does not consume: the position in the data is that of the batches given out (which is what the Trainer
+    counts and a saved state holds), not of those read.
+    """
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self._source: Iterator[Batch] = iter(())
+        self._read: deque[Batch] = deque()
+
+    @property
+    def dataset(self) -> Any:
+        """The loader's dataset, None for a list of batches."""
+        return getattr(self.loader, "dataset", None)
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin an epoch, or go on in one where the loader does."""
+        self._source = iter(self.loader)
+        self._read.clear()
+        while self.peek(1):
+            yield self._read.popleft()
+
+    def peek(self, count: int) -> list[Batch]:
+        """The next `count` batches; fewer where the epoch ends."""
+        while len(self._read) < count:
+            try:
+                self._read.append(next(self._source))
+            except StopIteration:
+                break
+        return [batch for batch, _ in zip(self._read, range(count))]
 
 
 def size_of(batch: Batch) -> int:

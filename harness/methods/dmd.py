@@ -7,7 +7,8 @@ of the critic, which learns the generator's own distribution, and that of the fr
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
 
 import torch
 from composer.models import ComposerModel
@@ -25,6 +26,15 @@ from harness.models.denoiser import predict_velocity
 from harness.rollout.causal import first_gradient_frame
 from harness.rollout.few_step import draw_exit_steps, num_blocks, rollout
 from harness.rollout.guided import guided_velocity, with_unconditional
+from harness.rollout.together import Start, rollouts_together
+
+
+class Sample(TypedDict):
+    """What a rollout for a critic update has given."""
+
+    x: Tensor  # [B, C, F, H, W]
+    exit_steps: list[int]
+    rng: Tensor  # state of the update's local generator after the rollout
 
 
 class DMD(ComposerModel):
@@ -32,6 +42,9 @@ class DMD(ComposerModel):
 
     draws: Draws  # set before each forward pass
     phase: Literal["generator", "critic"]
+    # Rollouts ahead of their turn, set before each forward pass (`harness.algorithms.rollouts_ahead`):
+    upcoming: Sequence[tuple[Tensor, Condition, Draws]]  # of the next critic updates, as `critic_step` will be given
+    made: list[Sample]  # for this critic update and those after it
 
     def __init__(
         self, generator: nn.Module, critic: nn.Module, teacher: nn.Module, config: DMDConfig, rollout: RolloutConfig
@@ -48,6 +61,8 @@ class DMD(ComposerModel):
         self.config = config
         self.rollout_config = rollout
         self.phase = "generator"
+        self.upcoming = ()
+        self.made = []
 
     def train(self, mode: bool = True) -> DMD:
         """Switch generator and critic between training and evaluation; the teacher always evaluates."""
@@ -83,6 +98,32 @@ class DMD(ComposerModel):
         x = rollout(self.generator, noise, condition, self.rollout_config, self.draws.local, exit_steps)
         return x, exit_steps
 
+    def critic_sample(self, like: Tensor, condition: Condition) -> Sample:
+        """Give the sample of this critic update, and leave `draws` as after its rollout.
+
+        If it was not made before, its rollout and those of the upcoming updates run as one batch. Each takes the draws
+        of its own place, so that it does not matter when it was made.
+        """
+        if not self.made:
+            self.made += self.make_samples([(like, condition, self.draws), *self.upcoming])
+        sample = self.made.pop(0)
+        self.draws.local.set_state(sample["rng"])
+        return sample
+
+    def make_samples(self, turns: Sequence[tuple[Tensor, Condition, Draws]]) -> list[Sample]:
+        """Roll out clips of the shapes of the given ones, all together, without gradient."""
+        blocks = num_blocks(self.rollout_config, turns[0][0].shape[2])
+        exits = [draw_exit_steps(self.rollout_config, blocks, draws.shared) for _, _, draws in turns]
+        starts = [
+            Start(draws.noise_like(like), condition, exit_steps, draws.local)
+            for (like, condition, draws), exit_steps in zip(turns, exits, strict=True)
+        ]
+        clips = rollouts_together(self.generator, starts, self.rollout_config)
+        return [
+            Sample(x=x, exit_steps=exit_steps, rng=draws.local.get_state())
+            for x, exit_steps, (_, _, draws) in zip(clips, exits, turns, strict=True)
+        ]
+
     def renoise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise a clip to a random score timestep, one per sample: `x_t`, `t` `[B]` and the noise."""
         u = self.draws.integers(TIMESTEPS, x.shape[0])
@@ -117,7 +158,8 @@ class DMD(ComposerModel):
     def critic_step(self, like: Tensor, condition: Condition) -> dict[str, Any]:
         """Give the critic's loss, `mean((v̂ − (noise − x))²)`: flow matching on the generator's samples (DMD eq. 6)."""
         with torch.no_grad():
-            x, exit_steps = self.generate(like, condition)
+            sample = self.critic_sample(like, condition)
+            x, exit_steps = sample["x"].to(like.device), sample["exit_steps"]
             x_t, t, noise = self.renoise(x)
         velocity = predict_velocity(self.critic, x_t, t, condition)
         loss = (velocity.float() - velocity_target(x, noise).float()).square().mean()

@@ -32,23 +32,27 @@ def first_gradient_frame(frames: int, config: RolloutConfig) -> int:
     return next((start for start in starts if start >= earliest), starts[-1])
 
 
+def noised_context(x0: Tensor, context_sigma: float, rng: torch.Generator) -> Tensor:
+    """Give what later blocks see of a finished block `[B, C, f, H, W]`: detached, at the context's noise level."""
+    context = x0.detach()
+    if context_sigma > 0.0:
+        context = add_noise(context, draw_noise(context, rng), full_timestep(context_sigma, context))
+    return context
+
+
 def commit_block(
     model: nn.Module,
-    x0: Tensor,  # [B, C, f, H, W], the finished block
+    context: Tensor,  # [B, C, f, H, W], from `noised_context`
     condition: Condition,
     cache: KVCache,
     frame_offset: int,
     context_sigma: float,
-    rng: torch.Generator,
 ) -> None:
-    """Write a finished block's keys and values into the cache: one more pass of the detached block.
+    """Write a finished block's keys and values into the cache: one more pass, which sends no gradient.
 
-    The pass is made at the context's noise level, and sends no gradient. With `kv_grad: straight_through` the cache
-    joins what it stores to the exit step's graph, for which gradients have to be enabled.
+    With `kv_grad: straight_through` the cache joins what it stores to the exit step's graph, for which gradients have
+    to be enabled.
     """
-    context = x0.detach()
-    if context_sigma > 0.0:
-        context = add_noise(context, draw_noise(context, rng), full_timestep(context_sigma, context))
     t = full_timestep(TIMESTEPS * context_sigma, context)
     with torch.set_grad_enabled(torch.is_grad_enabled() and cache.kv_grad == "straight_through"):
         predict_velocity(model, context, t, condition, cache=cache, write_cache=True, frame_offset=frame_offset)
@@ -86,5 +90,6 @@ def causal_rollout(
         )
         blocks.append(x0)
         if end < frames:
-            commit_block(model, x0, condition, cache, start, config.context_sigma, rng)
+            context = noised_context(x0, config.context_sigma, rng)
+            commit_block(model, context, condition, cache, start, config.context_sigma)
     return torch.cat(blocks, dim=2)

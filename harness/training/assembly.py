@@ -20,11 +20,13 @@ from harness.algorithms.counter_randomness import CounterRandomness
 from harness.algorithms.generator_ema import GeneratorEMA
 from harness.algorithms.gradient_clipping import GradientClipping
 from harness.algorithms.learning_rate import RoleLearningRates
+from harness.algorithms.rollouts_ahead import RolloutsAhead
 from harness.algorithms.updates import Role, UpdateOrder, update_order
 from harness.callbacks.compute_meter import ComputeMeter
 from harness.callbacks.history import History
 from harness.callbacks.quality_monitor import QualityMonitor, SampleAndScore
 from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, RunConfig, SFTConfig
+from harness.data.loader import LookAhead
 from harness.errors import HarnessError
 from harness.training.checkpointing import Checkpointing
 from harness.training.parallelism import mark_blocks, parallelism_settings
@@ -109,6 +111,11 @@ def build_training(
         for network in trained.values():
             network.enable_gradient_checkpointing()  # type: ignore[operator]
     mark_blocks(networks, config.parallelism)
+    randomness = CounterRandomness(method, seed=config.seed, rank=rank, microbatches=math.ceil(share / microbatch))
+    ahead = None
+    if config.method == "dmd" and config.dmd.rollouts_ahead:
+        data.dataloader = batches = LookAhead(data.dataloader)
+        ahead = RolloutsAhead(method, order, data, batches, randomness)
     ema = GeneratorEMA(method, decay=settings.ema_decay, start=settings.ema_start, order=order)
     clipping = GradientClipping(method, {r: c.clip_norm for r, c in adamw.items()}, order, sharded=sharded)
     history = History(
@@ -136,6 +143,7 @@ def build_training(
         )
     parts: Mapping[str, Any] = {"ema": ema, "meter": meter, "history": history}
     parts = parts if monitor is None else {**parts, "monitor": monitor}
+    parts = parts if ahead is None else {**parts, "ahead": ahead}
     checkpointing = Checkpointing(
         folder / "states",
         fingerprint=fingerprint,
@@ -153,7 +161,8 @@ def build_training(
         algorithms=[
             *([AlternatingUpdates(method, order)] if config.method == "dmd" else []),
             RoleLearningRates(order, adamw),
-            CounterRandomness(method, seed=config.seed, rank=rank, microbatches=math.ceil(share / microbatch)),
+            randomness,
+            *([ahead] if ahead is not None else []),
             clipping,
             ema,
         ],

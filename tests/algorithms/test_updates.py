@@ -32,3 +32,9 @@ def test_counts_are_those_of_the_roles(updates, ratio, warmup, fraction):
 def test_refuses_nothing_to_do():
     with pytest.raises(ValueError, match="generator_updates"):
         UpdateOrder(generator_updates=0)
+
+
+def test_critic_updates_in_a_row():
+    order = UpdateOrder(generator_updates=3, ratio=2, warmup=3)
+    assert [order.critic_updates_from(batch) for batch in range(order.batches)] == [3, 2, 1, 0, 2, 1, 0, 2, 1, 0]
+    assert UpdateOrder(generator_updates=2).critic_updates_from(1) == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.data.loader import (
+    LookAhead,
     build_dataloader,
     collate,
     condition_from_texts,
@@ -194,3 +195,39 @@ def test_position_channels_are_given_where_the_data_asks_for_them(data, tmp_path
     longer = load_y(told, frames=5)
     assert longer is not None
     assert torch.equal(longer, position_channels(5, 4, 6))
+
+
+def test_looking_ahead_consumes_nothing_and_ends_with_the_epoch():
+    ahead = LookAhead(list(range(5)))
+    given = iter(ahead)
+    assert next(given) == 0
+    assert ahead.peek(2) == [1, 2]
+    assert ahead.peek(1) == [1]
+    assert [next(given), next(given)] == [1, 2]
+    assert ahead.peek(9) == [3, 4]
+    assert list(given) == [3, 4]
+    assert ahead.peek(1) == []
+    assert list(ahead) == [0, 1, 2, 3, 4]
+    assert len(ahead) == 5
+    assert ahead.dataset is None
+
+
+def test_a_batch_is_read_only_when_it_is_wanted():
+    read = []
+
+    def batches():
+        for number in range(3):
+            read.append(number)
+            yield number
+
+    given = iter(LookAhead(batches()))
+    assert next(given) == 0
+    assert read == [0]
+
+
+def test_a_new_epoch_forgets_what_was_read_of_the_last():
+    ahead = LookAhead(list(range(3)))
+    given = iter(ahead)
+    next(given)
+    ahead.peek(2)
+    assert next(iter(ahead)) == 0

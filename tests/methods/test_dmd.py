@@ -195,3 +195,33 @@ def test_settings_default_to_the_references():
     )
     assert config.cfg_scale == 4.0
     assert (config.min_t, config.max_t, config.normalize_gradient) == (20.0, 980.0, "sample")
+
+
+@pytest.mark.parametrize("exit_step", ["uniform", "last"])
+def test_samples_made_ahead_are_those_of_their_turn(exit_step):
+    rollout = RolloutConfig(attention="bidirectional", denoising_steps=(1000, 750, 500), exit_step=exit_step)
+    batches = [make_batch(4, number) for number in range(3)]
+
+    def losses(ahead):
+        method = make_dmd(rollout=rollout)
+        method.phase = "critic"
+        found, waiting = [], []
+        for number, batch in enumerate(batches):
+            method.draws = Draws.at(2, number)
+            if ahead and number == 0:
+                method.upcoming = [
+                    (later["latent"], later["condition"], Draws.at(2, n)) for n, later in enumerate(batches) if n > 0
+                ]
+            outputs = method(batch)
+            method.upcoming = ()
+            waiting.append(len(method.made))
+            found.append((outputs["loss"].item(), outputs["metrics"]["exit_step"].item()))
+        return found, waiting
+
+    separate, none = losses(ahead=False)
+    together, waiting = losses(ahead=True)
+    assert none == [0, 0, 0]
+    assert waiting == [2, 1, 0]
+    assert [exits for _, exits in together] == [exits for _, exits in separate]
+    assert [loss for loss, _ in together] == pytest.approx([loss for loss, _ in separate], rel=1e-5)
+    assert len({loss for loss, _ in separate}) == 3
