@@ -216,6 +216,7 @@ class MonitorConfig:
 
     clips: int = _positive(128)
     metric: str = "fvd"
+    patience: int | None = field(default=None, validator=optional(gt(0)))  # stop after as many readings without a better
 
 
 @frozen(kw_only=True)
@@ -247,6 +248,7 @@ class RunConfig:
     monitor: MonitorConfig = field(factory=MonitorConfig)
     parallelism: ParallelismConfig = field(factory=ParallelismConfig)
     precision: Literal["fp32", "bf16"] = "fp32"
+    attention_backend: str = "native"  # a name of diffusers' dispatcher: native, flash, flex, …
     threads: int = _positive(1)  # CPU threads per process: fixed, because the sum's order is part of the result
     save_every_batches: int = _positive(50)
     keep_states: int = _positive(2)  # resume states that stay on disk; more than one, in case the newest is damaged

@@ -150,6 +150,11 @@ class CrossAttentionProcessor:
     _attention_backend = None
     _parallel_config = None
 
+    @property
+    def takes_bias(self) -> bool:
+        """Whether the back end adds a bias to the scores (see `collapse_padding`)."""
+        return self._attention_backend in (None, "native", "_native_math")
+
     def __call__(
         self,
         attn: WanAttention,

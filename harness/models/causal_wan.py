@@ -182,19 +182,25 @@ class CausalWan(WanTransformer3DModel):
         return Layout(rotary), 0
 
     def _embed_time(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Time embedding `[B, G, dim]` and modulations `[B, G, 6, dim]`; G is 1, or the number of frames."""
+        """Time embedding `[B, G, dim]` and modulations `[B, G, 6, dim]`; G is 1, or the number of frames.
+
+        In the precision of their weights even under autocast, as the original does.
+        """
         embedder = self.condition_embedder
         sinusoid = time_sinusoid(timestep if timestep.ndim == 2 else timestep[:, None], self.config["freq_dim"])
-        temb = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
-        temb = temb.to(embedder.time_proj.weight.dtype)
-        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(2, (6, -1))
+        with torch.autocast(sinusoid.device.type, enabled=False):
+            temb = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
+            temb = temb.to(embedder.time_proj.weight.dtype)
+            return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(2, (6, -1))
 
     def _embed_condition(self, text: torch.Tensor, image: torch.Tensor | None) -> EmbeddedCondition:
-        """Embed text and image tokens; on CPU the padding of the text is collapsed."""
+        """Embed text and image tokens; on CPU the padding of the text is collapsed, if the back end can count it."""
         embedder, bias = self.condition_embedder, None
         dtype = embedder.text_embedder.linear_1.weight.dtype
         text = text.to(dtype)
-        if text.device.type == "cpu" and not text.requires_grad and not torch.compiler.is_compiling():
+        first = cast(WanTransformerBlock, self.blocks[0])
+        counts = cast(CrossAttentionProcessor, first.attn2.processor).takes_bias and text.device.type == "cpu"
+        if counts and not text.requires_grad and not torch.compiler.is_compiling():
             text, bias = collapse_padding(text)
         return EmbeddedCondition(
             text=embedder.text_embedder(text),

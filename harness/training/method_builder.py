@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.methods.causal_sft import CausalSFT
 from harness.methods.dmd import DMD
 from harness.methods.sft import SFT
+from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
 from harness.models.presets import build_model, geometry
@@ -50,13 +51,17 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
     DMD's critic starts from the teacher's weights; the teacher may be of another size than the generator.
 
     Raises:
-        HarnessError: weights are missing or do not fit.
+        HarnessError: weights are missing or do not fit, or the attention back end cannot be used.
     """
+    check_backend(config.attention_backend, precision=config.precision, training=True)
     generator = initial_generator(config, root)
+    set_backend(generator, config.attention_backend)
     if config.method == "sft":
         return SFT(generator, config.sft)
     if config.method == "causal_sft":
         return CausalSFT(generator, config.causal_sft, config.rollout.frames_per_block)
     teacher = teacher_folder(config, root)
     critic, score = (load_model(teacher, dtype=torch.float32) for _ in range(2))
+    set_backend(critic, config.attention_backend)
+    set_backend(score, config.attention_backend)
     return DMD(generator, critic, score, config.dmd, config.rollout)

@@ -40,3 +40,12 @@ def test_weights_of_another_size_are_refused(project, small_run):
     config = small_run(project, "causal_sft", "init.kind=checkpoint", "init.path=mine")
     with pytest.raises(HarnessError, match=r"num_layers is 1, `model: tiny` has 4"):
         build_method(config, project)
+
+
+def test_the_attention_back_end_reaches_every_network_and_a_wrong_one_is_refused(project, small_run):
+    method = build_method(small_run(project, "dmd", "init.kind=teacher", "attention_backend=_native_math"), project)
+    for network in method.networks().values():
+        processors = [attention.processor for b in network.blocks for attention in (b.attn1, b.attn2)]
+        assert {p._attention_backend for p in processors} == {"_native_math"}
+    with pytest.raises(HarnessError, match="sage has no backward pass"):
+        build_method(small_run(project, "sft", "attention_backend=sage"), project)
