@@ -32,6 +32,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "explain": Verb(
             "harness.config.explain:main", "say in words and numbers what a target or configuration will do"
         ),
+        "translate": Verb(
+            "harness.config.foreign.verb:main", "Self-Forcing, LongLive or Self-Forcing-Plus YAML → ours, key by key"
+        ),
         "verdicts": Verb("harness.comparison.compare:print_verdicts", "print the verdict of every experiment", ()),
         "verify-data": Verb("harness.data.shards:main", "check every shard against its recorded hash"),
     },
@@ -56,6 +59,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "harness.data.prompts:main", "encode a list of prompts, for sampling or distillation without clips"
         ),
         "sample": Verb("harness.evaluation.sample:main", "make videos from captions with a target's generator"),
+        "import": Verb("harness.formats.importing:main", "a Wan, Self-Forcing or LongLive checkpoint → a model folder"),
+        "export": Verb("harness.formats.exporting:main", "a model → diffusers, Wan, ComfyUI or Self-Forcing's format"),
     },
 }
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}

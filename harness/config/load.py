@@ -130,11 +130,21 @@ def resolve_file(
     Raises:
         HarnessError: if a file or an override is wrong; all unknown keys are listed at once.
     """
-    own = _Layer(_nested(read_yaml(path), str(path)), str(path))
+    return resolve_values(read_yaml(path), str(path), overrides, params_path)
+
+
+def resolve_values(
+    values: Mapping[str, Any],
+    where: str,
+    overrides: Sequence[str] = (),
+    params_path: str | os.PathLike[str] = "params.yaml",
+) -> RunConfig:
+    """As `resolve_file`, for what a file holds; `where` names it in messages."""
+    own = _Layer(_nested(values, where), where)
     typed = parse_overrides(overrides)
     preset = typed.get("preset", own.values.get("preset"))
     if preset is not None and not isinstance(preset, str):
-        raise HarnessError(f"{path}: preset: expected text, got {describe(preset)}")
+        raise HarnessError(f"{where}: preset: expected text, got {describe(preset)}")
     params = load_params(params_path, preset)
     command_line = _Layer(_nested(typed, "command line"), "command line")
     return _build([_preset_layer(params, params_path), own, command_line], params.preset)
