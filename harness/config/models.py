@@ -8,4 +8,5 @@ MODELS = (
     "wan2.1-t2v-14b",
     "wan2.1-i2v-14b-480p",
     "wan2.1-i2v-14b-720p",
+    "wan2.2-ti2v-5b",
 )

@@ -56,6 +56,9 @@ MODELS: dict[str, WanGeometry] = {
     "wan2.1-t2v-14b": WanGeometry(),
     "wan2.1-i2v-14b-480p": _I2V_14B,
     "wan2.1-i2v-14b-720p": _I2V_14B,
+    "wan2.2-ti2v-5b": WanGeometry(
+        num_attention_heads=24, num_layers=30, ffn_dim=14336, in_channels=48, out_channels=48
+    ),
 }
 
 

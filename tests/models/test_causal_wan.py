@@ -263,6 +263,23 @@ def test_but_for_fused_rounding_one_block_is_the_stock_network_bit_for_bit(i2v, 
         assert torch.equal(predict_velocity(model, x, T, condition, cache=KVCache()), expected)
 
 
+@pytest.mark.parametrize("mode", [{}, {"frames_per_block": 5}, {"cache": None}])
+def test_a_timestep_per_frame_is_the_stock_network_with_one_per_token(mode):
+    """Wan2.2-TI2V-5B in image to video: the tokens of the first frame are at t = 0, all others at t."""
+    model, stock = small_wan(), WanTransformer3DModel(**SMALL)
+    stock.load_state_dict(model.state_dict(), strict=True)
+    stock.condition_embedder.timesteps_proj.forward = lambda t: time_sinusoid(t, SMALL["freq_dim"])
+    x, condition, t = small_latent(5), small_condition(length=512), T[:, None].repeat(1, 5)
+    t[:, 0] = 0.0
+    mode = {"cache": KVCache()} if "cache" in mode else mode
+    with torch.no_grad():
+        expected = predict_velocity(stock, x, t.repeat_interleave(2, dim=1), condition)
+        actual = predict_velocity(model, x, t, condition, **mode)
+        without = predict_velocity(model, x, T, condition, **mode)
+    assert relative_error(actual, expected) < 4e-6
+    assert relative_error(without, expected) > 1e-2
+
+
 def test_gradients_are_those_of_the_stock_network():
     model, stock = small_wan(), WanTransformer3DModel(**SMALL)
     stock.load_state_dict(model.state_dict())

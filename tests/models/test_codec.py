@@ -124,3 +124,27 @@ def test_the_real_vae_class_goes_through_the_same_functions(tmp_path):
     raw = vae.encode(video).latent_dist.mode()
     assert torch.allclose(latents, (raw - 0.1) / 2, atol=1e-5)
     assert decode_latents(loaded, latents).shape == video.shape
+
+
+def test_the_vae_of_wan_2_2_goes_through_the_same_functions(tmp_path):
+    """16×16 pixels per latent: residual blocks, and patches of 2×2 pixels as channels."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=6,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+        latents_mean=[0.1] * 6,
+        latents_std=[2.0] * 6,
+    )
+    vae.save_pretrained(tmp_path)
+    loaded, video = load_vae(tmp_path), torch.rand(1, 3, 9, 32, 64) * 2 - 1
+    latents = encode_video(loaded, video)
+    assert latents.shape == (1, 6, 3, 2, 4)
+    assert decode_latents(loaded, latents).shape == video.shape

@@ -13,17 +13,42 @@ COUNTS = {  # parameters, tensors
     "wan2.1-t2v-14b": (14_288_491_584, 1_095),
     "wan2.1-i2v-14b-480p": (16_394_878_784, 1_303),
     "wan2.1-i2v-14b-720p": (16_394_878_784, 1_303),
+    "wan2.2-ti2v-5b": (4_999_787_712, 825),
+}
+PUBLISHED = {  # shapes of some parameters in the published checkpoints
+    "wan2.1-t2v-1.3b": {
+        "patch_embedding.weight": (1536, 16, 1, 2, 2),
+        "blocks.29.ffn.net.0.proj.weight": (8960, 1536),
+        "proj_out.weight": (64, 1536),
+    },
+    "wan2.1-t2v-14b": {"patch_embedding.weight": (5120, 16, 1, 2, 2), "blocks.39.ffn.net.2.weight": (5120, 13824)},
+    "wan2.1-i2v-14b-720p": {
+        "patch_embedding.weight": (5120, 36, 1, 2, 2),
+        "blocks.39.attn2.add_k_proj.weight": (5120, 5120),
+        "condition_embedder.image_embedder.ff.net.0.proj.weight": (1280, 1280),
+        "condition_embedder.image_embedder.ff.net.2.weight": (5120, 1280),
+        "proj_out.weight": (64, 5120),
+    },
+    "wan2.2-ti2v-5b": {
+        "patch_embedding.weight": (3072, 48, 1, 2, 2),
+        "blocks.29.ffn.net.0.proj.weight": (14336, 3072),
+        "condition_embedder.text_embedder.linear_1.weight": (3072, 4096),
+        "condition_embedder.time_proj.weight": (6 * 3072, 3072),
+        "proj_out.weight": (192, 3072),
+    },
 }
 
 
-@pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "wan2.1-i2v-14b-480p"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_counts_names_and_shapes_are_the_published_ones(name):
+    """Every key and shape is that of the stock class of the published config, and the count is the published one."""
     model = build_model(name, device="meta")
     assert (sum(p.numel() for p in model.parameters()), len(model.state_dict())) == COUNTS[name]
     with torch.device("meta"):
         stock = WanTransformer3DModel(**asdict(MODELS[name]))
     shapes = {key: value.shape for key, value in stock.state_dict().items()}
     assert {key: value.shape for key, value in model.state_dict().items()} == shapes
+    assert {key: tuple(shapes[key]) for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 def test_geometries():
@@ -33,7 +58,11 @@ def test_geometries():
         "wan2.1-t2v-14b": (40, 40, 13824, 16),
         "wan2.1-i2v-14b-480p": (40, 40, 13824, 36),
         "wan2.1-i2v-14b-720p": (40, 40, 13824, 36),
+        "wan2.2-ti2v-5b": (30, 24, 14336, 48),
     }
+    assert MODELS["wan2.1-i2v-14b-480p"] == MODELS["wan2.1-i2v-14b-720p"]
+    assert geometry("wan2.2-ti2v-5b").dim == 3072
+    assert geometry("wan2.2-ti2v-5b").tokens_per_frame(704 // 16, 1280 // 16) == 880
     assert geometry("wan2.1-t2v-1.3b").tokens_per_frame(60, 104) == 1560
     assert geometry("tiny").dim == 96
 
