@@ -22,7 +22,7 @@ from harness.errors import HarnessError
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
 from harness.training.request import Request
-from harness.training.run_store import held, materialize, run_folder
+from harness.training.run_store import follow, held, launch_name, materialize, run_folder
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -61,9 +61,11 @@ def run(request: Request, root: Path, *, wait: bool, rank: int, world_size: int)
 
             train(request, folder, fingerprint=identity, inputs=inputs, root=root)
 
+    launch = launch_name(os.environ)
     if rank > 0:
+        follow(folder, launch)
         return train()
-    with held(folder, wait=wait, what=request.target):
+    with held(folder, wait=wait, what=request.target, launch=launch):
         train()
         materialize(folder, root / request.checkpoints, root / request.results, own=request.own_manifest())
     print(f"{request.target}: {request.checkpoints}, {request.results}", file=sys.stderr)

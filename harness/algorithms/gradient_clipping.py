@@ -16,19 +16,20 @@ from harness.errors import HarnessError
 
 
 @torch.no_grad()
-def clip_gradients(gradients: Iterable[Tensor], max_norm: float, *, sharded: bool = False) -> Tensor:
+def clip_gradients(gradients: Iterable[Tensor], max_norm: float, *, copies: int | None = None) -> Tensor:
     """Scale gradients in place so that their joint norm is at most `max_norm`; returns the norm before (a scalar).
 
-    With `sharded`, each process holds its part of every gradient, and the squares are summed over the processes. A norm
-    that is not finite leaves the gradients as they are.
+    With `copies`, each process holds its part of every gradient, and all processes together hold so many copies of it:
+    the squares are summed over the processes. A norm that is not finite leaves the gradients as they are.
     """
     parts = [local(gradient) for gradient in gradients]
     if parts:
         squares = torch.stack([part.norm() for part in parts]).float().square().sum()
     else:
         squares = torch.zeros(())
-    if sharded:
+    if copies is not None:
         dist.all_reduce(squares)
+        squares /= copies
     norm = squares.sqrt()
     if torch.isfinite(norm) and norm > max_norm:
         scale = max_norm / float(norm)
@@ -43,7 +44,7 @@ class GradientClipping(Algorithm):
     method      has a network per role
     max_norms   role → `clip_norm`
     order       tells whose turn it is
-    sharded     the gradients are sharded over the processes (FSDP)
+    copies      with FSDP: whole copies of the gradients that the processes hold together (1, or more if hybrid)
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class GradientClipping(Algorithm):
         max_norms: Mapping[Role, float],
         order: UpdateOrder,
         *,
-        sharded: bool = False,
+        copies: int | None = None,
     ) -> None:
         self.method = method
         self.max_norms = dict(max_norms)
         self.order = order
-        self.sharded = sharded
+        self.copies = copies
         self.norm = 0.0
 
     def match(self, event: Event, state: State) -> bool:
@@ -69,7 +70,7 @@ class GradientClipping(Algorithm):
         batch = state.timestamp.batch.value
         role = self.order.role(batch)
         gradients = [p.grad for p in self.method.get_submodule(role).parameters() if p.grad is not None]
-        self.norm = float(clip_gradients(gradients, self.max_norms[role], sharded=self.sharded))
+        self.norm = float(clip_gradients(gradients, self.max_norms[role], copies=self.copies))
         if self.norm != self.norm or self.norm == float("inf"):
             update = self.order.done(batch)[role] + 1
             raise HarnessError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp._runtime_utils import _reshard
 from torch.distributed.tensor import DTensor
 
 
@@ -13,10 +14,19 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def reshard(network: nn.Module) -> None:
-    """Free what FSDP2 keeps gathered after a forward pass without gradient, so that the shards can be read."""
+    """Free what FSDP keeps gathered after a forward pass without gradient.
+
+    FSDP2 would else not show the shards. FSDP1 does, but goes on computing with what it had gathered of the outermost
+    module, whatever is written to the shards meanwhile; it has no public call for this.
+    """
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+        elif isinstance(module, FullyShardedDataParallel):
+            handle = module._handle
+            used = module._is_root is not None  # before the first forward pass there is nothing gathered
+            if handle is not None and used and handle.uses_sharded_strategy and not handle.needs_unshard():
+                _reshard(module, handle, True)
 
 
 def local_parameters(network: nn.Module, trainable_only: bool = True) -> dict[str, Tensor]:

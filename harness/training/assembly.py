@@ -29,7 +29,7 @@ from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, RunCo
 from harness.data.loader import LookAhead
 from harness.errors import HarnessError
 from harness.training.checkpointing import Checkpointing
-from harness.training.parallelism import mark_blocks, parallelism_settings
+from harness.training.parallelism import check_sharding, copies, parallelism_settings, shard_networks
 
 
 @frozen(kw_only=True)
@@ -102,7 +102,8 @@ def build_training(
     order, adamw, settings = update_order(config), optimizers(config), method_settings(config)
     networks: dict[str, nn.Module] = method.networks()  # type: ignore[operator]
     trained: dict[Role, nn.Module] = {role: networks[role] for role in adamw}
-    sharded = config.parallelism.kind != "ddp"
+    whole_copies = copies(config.parallelism, world_size) if config.parallelism.kind != "ddp" else None
+    check_sharding(config.parallelism, world_size)
     share = batch_per_process(config, world_size)
     microbatch = min(config.parallelism.device_microbatch_size or share, share)
 
@@ -110,14 +111,14 @@ def build_training(
     if config.parallelism.kind == "ddp" and config.parallelism.activation_checkpointing:
         for network in trained.values():
             network.enable_gradient_checkpointing()  # type: ignore[operator]
-    mark_blocks(networks, config.parallelism)
+    shard_networks(networks, config.parallelism)
     randomness = CounterRandomness(method, seed=config.seed, rank=rank, microbatches=math.ceil(share / microbatch))
     ahead = None
     if config.method == "dmd" and config.dmd.rollouts_ahead:
         data.dataloader = batches = LookAhead(data.dataloader)
         ahead = RolloutsAhead(method, order, data, batches, randomness)
     ema = GeneratorEMA(method, decay=settings.ema_decay, start=settings.ema_start, order=order)
-    clipping = GradientClipping(method, {r: c.clip_norm for r, c in adamw.items()}, order, sharded=sharded)
+    clipping = GradientClipping(method, {r: c.clip_norm for r, c in adamw.items()}, order, copies=whole_copies)
     history = History(
         folder / "history.csv",
         every=config.log_every_batches,
@@ -146,8 +147,10 @@ def build_training(
     parts = parts if ahead is None else {**parts, "ahead": ahead}
     checkpointing = Checkpointing(
         folder / "states",
+        stage=f"{config.method} of {config.model} from {config.init.kind}, seed {config.seed}",
         fingerprint=fingerprint,
         every=config.save_every_batches,
+        keep=config.keep_states,
         batches=order.batches,
         method=method,
         roles=list(adamw),
@@ -175,7 +178,7 @@ def build_training(
         ],
         device_train_microbatch_size=microbatch,
         precision=trainer_precision(config),
-        parallelism_config=parallelism_settings(config.parallelism),
+        parallelism_config=parallelism_settings(config.parallelism, world_size),
         seed=config.seed,
         run_name=fingerprint[:16],
         progress_bar=False,

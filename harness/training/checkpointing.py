@@ -63,8 +63,10 @@ class Checkpointing(Callback):
     and what the named parts keep. Randomness follows from the counters.
 
     root          folder of the run's states
+    stage         what kind of run it is, in words, for messages
     fingerprint   of the run; another run's state is refused
     every         batches between states
+    keep          states that stay, the newest ones
     batches       of the whole run: the end is saved too
     method        has the trained networks under the names in `roles`
     parts         algorithms and callbacks with a state, by name; restored in this order
@@ -74,16 +76,20 @@ class Checkpointing(Callback):
         self,
         root: Path,
         *,
+        stage: str,
         fingerprint: str,
         every: int,
+        keep: int,
         batches: int,
         method: nn.Module,
         roles: Sequence[str],
         parts: Mapping[str, Stateful],
     ) -> None:
         self.root = root
+        self.stage = stage
         self.fingerprint = fingerprint
         self.every = every
+        self.keep = keep
         self.batches = batches
         self.method = method
         self.roles = tuple(roles)
@@ -91,15 +97,19 @@ class Checkpointing(Callback):
 
     def after_load(self, state: State, logger: Logger) -> None:
         """Restore the newest good state, if there is one."""
+        rank = dist.get_global_rank()
         batch = newest_good(
             self.root,
+            stage=self.stage,
             fingerprint=self.fingerprint,
             world_size=dist.get_world_size(),
-            tell=lambda text: print(text, file=sys.stderr),
+            rank=rank,
+            gather=dist.all_gather_object,
+            tell=lambda text: print(text, file=sys.stderr) if rank == 0 else None,
         )
         if batch is None:
             return
-        saved = read_state(self.root, batch, dist.get_global_rank())
+        saved = read_state(self.root, batch, rank)
         with torch.no_grad():
             for role in self.roles:
                 for name, weight in local_parameters(self.method.get_submodule(role)).items():
@@ -124,10 +134,12 @@ class Checkpointing(Callback):
                 "timestamp": _counters(state),
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
             },
+            stage=self.stage,
             fingerprint=self.fingerprint,
             rank=dist.get_global_rank(),
             world_size=dist.get_world_size(),
-            barrier=dist.barrier,
+            gather=dist.all_gather_object,
+            keep=self.keep,
         )
 
 

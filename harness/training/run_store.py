@@ -27,6 +27,7 @@ from harness.io import atomic_write_bytes, read_json, write_json
 
 RUNS = Path(".work/runs")
 FINISHED = "finished.json"
+LOCK = "lock"
 RESULTS = ("history.csv", "quality.csv", "diff.patch")
 
 
@@ -68,14 +69,33 @@ def run_folder(root: Path, fingerprint: str) -> RunFolder:
     return RunFolder(path)
 
 
+def launch_name(environment: Mapping[str, str]) -> str | None:
+    """What the processes of one launch have in common, and no other launch at this time; None for a single process."""
+    if int(environment.get("WORLD_SIZE", 1)) == 1:
+        return None
+    return f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
+
+
+def follow(folder: RunFolder, launch: str | None, interval: float = 0.2) -> None:
+    """For all processes of a launch but the first: return when that one holds the run, or the run is finished.
+
+    There is no limit: the first may wait for another launch for days, and when it gives up, the launcher ends us too.
+    """
+    while not folder.finished:
+        with contextlib.suppress(ValueError, KeyError, OSError):
+            if json.loads((folder.path / LOCK).read_text(encoding="utf-8"))["launch"] == launch:
+                return
+        time.sleep(interval)
+
+
 @contextlib.contextmanager
-def held(folder: RunFolder, *, wait: bool, what: str) -> Iterator[None]:
-    """Hold a run alone.
+def held(folder: RunFolder, *, wait: bool, what: str, launch: str | None = None) -> Iterator[None]:
+    """Hold a run alone; the first process of a launch does it for all.
 
     Raises:
         HarnessError: another process holds it (its number, host and start are named), unless `wait`.
     """
-    path = folder.path / "lock"
+    path = folder.path / LOCK
     with open(path, "a+", encoding="utf-8") as lock:
         if not _locked(lock.fileno()):
             holder = _holder(path)
@@ -87,9 +107,8 @@ def held(folder: RunFolder, *, wait: bool, what: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate()
-        json.dump(
-            {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}, lock
-        )
+        since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "launch": launch}, lock)
         lock.flush()
         yield
 

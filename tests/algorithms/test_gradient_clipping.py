@@ -20,6 +20,12 @@ def test_joint_norm():
     assert float(clip_gradients([], 1.0)) == 0.0
 
 
+@pytest.mark.parametrize(("copies", "norm"), [(1, 10.0), (4, 5.0)])
+def test_norm_over_processes_counts_each_copy_once(monkeypatch, copies, norm):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda squares: squares.mul_(4.0))  # four equal processes
+    assert float(clip_gradients([torch.tensor([3.0, 4.0])], 100.0, copies=copies)) == norm
+
+
 def clipping(batch, gradient):
     """One batch of a run whose order is critic, generator, critic, …; both networks have gradients."""
     method = nn.ModuleDict({"generator": nn.Linear(1, 1, bias=False), "critic": nn.Linear(1, 1, bias=False)})

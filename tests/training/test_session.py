@@ -146,7 +146,7 @@ def test_stops_clearly_at_a_gradient_that_is_not_finite(project, small_run, in_p
     assert in_processes(call) == [0]
     folder = run_folder(project, fingerprint(config, input_digests(config, project)))
     identity = fingerprint(config, input_digests(config, project))
-    assert state_files.newest_good(folder.path / "states", fingerprint=identity, world_size=1) == 2
+    assert state_files.newest_good(folder.path / "states", stage="", fingerprint=identity, world_size=1) == 2
     assert not folder.finished
 
 
