@@ -136,3 +136,16 @@ def test_damaged_folders_are_named(saved, damage):
         (saved.parent / "tokenizer" / "tokenizer_config.json").unlink()
     with pytest.raises(HarnessError, match=str(saved)):
         load_text_encoder(saved)
+
+
+def test_shards_in_bf16_are_read_as_they_were_saved(encoder, tmp_path):
+    """The published text encoder: several safetensors files with an index, in bf16; the tokenizer beside it."""
+    half = random_umt5(encoder.model.config.vocab_size, dim=32, layers=2, seed=0).to(torch.bfloat16)
+    half.save_pretrained(str(tmp_path / "text_encoder"), safe_serialization=True, max_shard_size="8KB")
+    encoder.tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
+    assert len(list((tmp_path / "text_encoder").glob("model-*-of-*.safetensors"))) > 1
+    loaded = load_text_encoder(tmp_path / "text_encoder")
+    assert loaded.model.dtype == torch.bfloat16
+    expected = TextEncoder(encoder.tokenizer, half, 512)
+    for caption in CAPTIONS:
+        assert torch.equal(encode_prompt(loaded, caption).vectors, encode_prompt(expected, caption).vectors)

@@ -1,0 +1,108 @@
+"""The image encoder against diffusers' pipeline, on a tiny random checkpoint in the real folder layout."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_i2v import CLIP_DIM, save_tiny_i2v
+
+from harness.errors import HarnessError
+from harness.models.image import encode_images, load_image_encoder, processor_folder
+
+
+@pytest.fixture(scope="module")
+def pipeline_and_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("i2v")
+    return save_tiny_i2v(folder), folder
+
+
+@pytest.fixture
+def folder(pipeline_and_folder, tmp_path):
+    return shutil.copytree(pipeline_and_folder[1], tmp_path / "model")
+
+
+def images(*sizes):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+
+
+@pytest.mark.parametrize("size", [(48, 32), (33, 250), (480, 832), (224, 224)])
+def test_tokens_are_those_of_the_wan_pipeline(pipeline_and_folder, size):
+    """Penultimate hidden states, 257 tokens, of images wider and higher than 224 pixels and smaller: bit for bit."""
+    pipeline, folder = pipeline_and_folder
+    encoder = load_image_encoder(folder / "image_encoder")
+    (image,) = images(size)
+    tokens = encode_images(encoder, torch.from_numpy(image)[None])
+    assert tokens.shape == (1, encoder.num_tokens, encoder.dim) == (1, 257, CLIP_DIM)
+    with torch.no_grad():
+        assert torch.equal(tokens, pipeline.encode_image(Image.fromarray(image)))
+        states = pipeline.image_encoder(
+            **pipeline.image_processor(Image.fromarray(image), return_tensors="pt"), output_hidden_states=True
+        )
+    assert not torch.allclose(tokens, states.last_hidden_state, atol=0.01)
+
+
+def test_a_batch_is_its_images(pipeline_and_folder):
+    encoder = load_image_encoder(pipeline_and_folder[1] / "image_encoder")
+    first, second = (torch.from_numpy(image) for image in images((40, 60), (40, 60)))
+    both = encode_images(encoder, torch.stack([first, second]))
+    for one, image in zip(both, (first, second), strict=True):
+        assert torch.allclose(one, encode_images(encoder, image[None])[0], atol=1e-5)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+
+
+def test_an_image_three_pixels_high_is_not_mistaken_for_channels_first(pipeline_and_folder):
+    encoder = load_image_encoder(pipeline_and_folder[1] / "image_encoder")
+    (image,) = images((3, 8))
+    prepared = encoder.processor(Image.fromarray(image), return_tensors="pt", input_data_format="channels_last")
+    with torch.no_grad():
+        expected = encoder.model(**prepared, output_hidden_states=True).hidden_states[-2]
+    assert torch.equal(encode_images(encoder, torch.from_numpy(image)[None]), expected)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(1, 4, 4, 3), torch.zeros(4, 4, 3, dtype=torch.uint8)])
+def test_other_images_are_refused(pipeline_and_folder, bad):
+    encoder = load_image_encoder(pipeline_and_folder[1] / "image_encoder")
+    with pytest.raises(HarnessError, match=r"uint8 \[B, H, W, 3\]"):
+        encode_images(encoder, bad)
+
+
+def test_the_processor_is_found_beside_or_inside(folder):
+    assert processor_folder(folder / "image_encoder") == folder / "image_processor"
+    shutil.move(folder / "image_processor/preprocessor_config.json", folder / "image_encoder")
+    assert processor_folder(folder / "image_encoder") == folder / "image_encoder"
+    (folder / "image_encoder/preprocessor_config.json").unlink()
+    with pytest.raises(HarnessError, match="no image processor found"):
+        load_image_encoder(folder / "image_encoder")
+
+
+def test_what_is_not_an_image_encoder_is_refused(folder):
+    with pytest.raises(HarnessError, match=r"config.json: no such file"):
+        load_image_encoder(folder)
+    with pytest.raises(HarnessError, match=r"model_type is 'umt5', expected"):
+        load_image_encoder(folder / "text_encoder", folder / "image_processor")
+
+
+def test_a_truncated_file_and_missing_weights_are_told(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "image_encoder/model.safetensors"
+    weights = load_file(path)
+    first = sorted(weights)[0]
+    save_file({k: v for k, v in weights.items() if k != first}, path, metadata={"format": "pt"})
+    with pytest.raises(HarnessError, match=f"1 weights are missing, the first is {first}"):
+        load_image_encoder(folder / "image_encoder")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(HarnessError, match="cannot be read as a CLIP vision model"):
+        load_image_encoder(folder / "image_encoder")
+
+
+def test_the_processor_of_another_model_is_refused(folder):
+    path = folder / "image_processor/preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"crop_size": {"height": 336, "width": 336}}))
+    with pytest.raises(HarnessError, match="reads 224×224"):
+        load_image_encoder(folder / "image_encoder")
