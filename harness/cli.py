@@ -35,8 +35,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "translate": Verb(
             "harness.config.foreign.verb:main", "Self-Forcing, LongLive or Self-Forcing-Plus YAML → ours, key by key"
         ),
+        "wandb": Verb("harness.tracking.verbs:main", "upload runs to W&B and check that they arrived; status; report"),
         "verdicts": Verb("harness.comparison.compare:print_verdicts", "print the verdict of every experiment", ()),
-        "verify-data": Verb("harness.data.shards:main", "check every shard against its recorded hash"),
+        "verify": Verb(
+            "harness.reference.verify:main", "hash again what results claim to come from, and list every mismatch"
+        ),
+        "verify-data": Verb("harness.data.shards:main", "check every shard against its hash, and what encoded it"),
     },
     "run everything": {
         "repro": Verb("harness.repro:main", "run all stale stages, several at once, then say what was found"),
@@ -50,7 +54,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "harness.evaluation.run:main", "the evaluation card and clips of a target → results/TARGET", ("target",)
         ),
         "compare": Verb(
-            "harness.comparison.compare:main", "verdicts of an experiment → comparisons/EXPERIMENT", ("experiment",)
+            "harness.reference.compare_to:main",
+            "verdicts of an experiment → comparisons/EXPERIMENT; RUN --to REFERENCE: why is my run different?",
         ),
         "report": Verb("harness.comparison.report:main", "comparisons → reports/index.html", ()),
     },
@@ -74,6 +79,7 @@ examples:
   python -m harness explain two_stage_vs_one_stage/two_stage/seed0
   python -m harness explain configs/dmd.yaml dmd.cfg_scale=3
   python -m harness repro --jobs 2
+  python -m harness compare my-run --to causal_vs_bidirectional/causal
   python -m harness sample teacher --help
 
 A target is `teacher`, `causal_sft/seed<N>` or `<experiment>/<arm>/seed<N>`; its files are under results/TARGET and

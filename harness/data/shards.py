@@ -11,11 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.mds import HASH, INDEX, SPLITS, count_samples, read_index
+from harness.data.mds import HASH, INDEX, SPLITS, UNCONDITIONAL, count_samples, read_index
 from harness.errors import HarnessError
-from harness.io import read_json, sha256_file
+from harness.io import directory_digest, read_json, sha256_file
 
 FINGERPRINT = "fingerprint.json"
+ENCODERS = ("vae", "text_encoder", "tokenizer")  # entries of a fingerprint that are digests of folders
+FOLDERS = (
+    *SPLITS,
+    "prompts",
+)  # what is looked for: clips and encoded clips have splits, a list of prompts has one folder
 SCHEMA = 1
 
 
@@ -87,23 +92,54 @@ def require_fingerprint(folder: str | Path, expected: Mapping[str, Any]) -> dict
 
 
 def verify_data(folder: str | Path) -> dict[str, int]:
-    """Verify every split that `folder` has; samples per split.
+    """Verify every split that `folder` has (or its `prompts`); samples per split.
 
     Raises:
-        HarnessError: a damaged shard, or no split at all.
+        HarnessError: no such folder, a damaged shard, or no split at all.
     """
     folder = Path(folder)
-    counts = {split: verify_shards(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    if not folder.is_dir():
+        raise HarnessError(
+            f"{folder}: no such folder. Expected data with the splits {', '.join(SPLITS)}, such as data/encoded; "
+            "`dvc repro encode` makes it"
+        )
+    counts = {split: verify_shards(folder / split) for split in FOLDERS if (folder / split).is_dir()}
     if not counts:
         raise HarnessError(f"{folder}: has none of the splits {', '.join(SPLITS)}. Run `dvc repro encode`")
     return counts
 
 
+def verify_encoders(folder: str | Path, encoders: str | Path) -> tuple[str, ...]:
+    """Compare the encoders in `encoders` with those that made `folder`, by the digests of their folders.
+
+    Returns the parts that were compared: those that the fingerprint names; none for source clips, which have none.
+
+    Raises:
+        HarnessError: an encoder is missing or is another one (both digests are shown), or the fingerprint is damaged.
+    """
+    folder, encoders = Path(folder), Path(encoders)
+    if not (folder / FINGERPRINT).is_file() and not (folder / UNCONDITIONAL).is_file():
+        return ()
+    parts = tuple(part for part in ENCODERS if part in read_fingerprint(folder))
+    for part in parts:
+        if not (encoders / part).is_dir():
+            raise HarnessError(
+                f"{encoders / part}: no such folder, so it cannot be checked what encoded {folder}. Run `dvc checkout` "
+                "(or `dvc repro encoders`), or name the folder with --encoders"
+            )
+    require_fingerprint(folder, {part: directory_digest(encoders / part) for part in parts})
+    return parts
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """`verify-data [FOLDER …]`: check every shard of the clips and the encoded data."""
+    """`verify-data [FOLDER …]`: check every shard of the clips and the encoded data, and what encoded them."""
     parser = argparse.ArgumentParser(prog="python -m harness verify-data", description=main.__doc__)
     parser.add_argument("folders", nargs="*", default=["data/clips", "data/encoded"])
-    for folder in parser.parse_args(argv).folders:
+    parser.add_argument("--encoders", default="checkpoints/encoders", help="the encoders in use; default: %(default)s")
+    arguments = parser.parse_args(argv)
+    for folder in arguments.folders:
         counts = ", ".join(f"{split} {count:,}" for split, count in verify_data(folder).items())
         print(f"{folder}: every shard is as written ({counts} samples)", file=sys.stderr)
+        if parts := verify_encoders(folder, arguments.encoders):
+            print(f"{folder}: encoded by {arguments.encoders} ({', '.join(parts)})", file=sys.stderr)
     return 0

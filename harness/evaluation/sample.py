@@ -99,6 +99,11 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = root / run.data
     folder = Path(arguments.weights) if arguments.weights else root / "checkpoints" / arguments.target / "model"
+    if arguments.weights and not (folder / "config.json").is_file():
+        raise HarnessError(
+            f"--weights {folder}: no model there. Expected a folder with config.json as diffusers writes it, such as "
+            "checkpoints/TARGET/last; `python -m harness import` makes one of other formats"
+        )
     model = load_model(folder, device=device).eval()
     vae = load_vae(root / "checkpoints" / "encoders" / "vae").to(device)  # type: ignore[arg-type]
     prompts = [prompt for prompt in arguments.prompt for _ in range(arguments.number)]

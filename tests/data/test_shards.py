@@ -3,7 +3,14 @@ import shutil
 
 import pytest
 
-from harness.data.shards import main, read_fingerprint, require_fingerprint, verify_data, verify_shards
+from harness.data.shards import (
+    main,
+    read_fingerprint,
+    require_fingerprint,
+    verify_data,
+    verify_encoders,
+    verify_shards,
+)
 from harness.errors import HarnessError
 
 
@@ -18,9 +25,35 @@ def shard_of(encoded):
     return encoded / "train" / "part-00000" / "shard.00000.mds"
 
 
-def test_whole_data_passes(encoded):
+def test_whole_data_passes(data, encoded, capsys):
     assert verify_data(encoded) == {"train": 46, "validation": 5, "test": 5}
-    assert main([str(encoded)]) == 0
+    assert main([str(data.clips), str(encoded), "--encoders", str(data.encoders)]) == 0
+    told = capsys.readouterr().err
+    assert f"{encoded}: encoded by {data.encoders} (vae, text_encoder, tokenizer)" in told
+    assert told.count("every shard is as written") == 2
+
+
+def test_other_encoders_are_refused(data, encoded, tmp_path):
+    assert verify_encoders(data.clips, "nowhere") == (), "source clips are encoded by nothing"
+    shutil.copytree(data.encoders, tmp_path / "encoders")
+    with open(tmp_path / "encoders/vae/config.json", "a") as file:
+        file.write(" ")
+    with pytest.raises(HarnessError, match=r"encoded by something else:\n  vae: '\w+' here, '\w+' wanted\nRun"):
+        main([str(encoded), "--encoders", str(tmp_path / "encoders")])
+    shutil.rmtree(tmp_path / "encoders/tokenizer")
+    with pytest.raises(HarnessError, match="tokenizer: no such folder, so it cannot be checked"):
+        verify_encoders(encoded, tmp_path / "encoders")
+
+
+def test_encoded_data_without_a_fingerprint_is_refused(data, encoded):
+    (encoded / "fingerprint.json").unlink()
+    with pytest.raises(HarnessError, match=r"fingerprint\.json: no such file"):
+        verify_encoders(encoded, data.encoders)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(HarnessError, match=r"nope: no such folder\. Expected data with the splits train"):
+        main([str(tmp_path / "nope")])
 
 
 def test_flipped_byte_is_found(encoded):

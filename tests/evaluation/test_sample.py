@@ -50,7 +50,7 @@ def test_unknown_words_are_warned_of(root, tmp_path, capsys):
         (("teacher", "--number", "0"), "--number 0"),
         (("teacher", "--frames", "0"), "--frames 0"),
         (("toy/high/seed0",), "checkpoints/toy/high/seed0/model"),
-        (("teacher", "--weights", "no/such/folder"), "no/such/folder"),
+        (("teacher", "--weights", "no/such/folder"), "--weights no/such/folder: no model there"),
     ],
 )
 def test_what_is_wrong_is_told(root, tmp_path, arguments, message):
