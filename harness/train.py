@@ -20,7 +20,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):  # a script: modules are
 from harness.config.load import resolve_file, resolve_target
 from harness.errors import HarnessError
 from harness.training.fingerprint import fingerprint
-from harness.training.inputs import input_digests
+from harness.training.inputs import TEACHER, input_digests
 from harness.training.request import Request
 from harness.training.run_store import follow, held, launch_name, materialize, run_folder
 
@@ -50,7 +50,16 @@ def read_request(arguments: argparse.Namespace, root: Path) -> Request:
 
 
 def run(request: Request, root: Path, *, wait: bool, rank: int, world_size: int) -> None:
-    """Train, unless it is done already, and give out. Raises HarnessError for whatever the user can mend."""
+    """Train, unless it is done already, and give out. A declared teacher that is pretrained is imported instead.
+
+    Raises HarnessError for whatever the user can mend.
+    """
+    if request.target == "teacher" and not request.is_ad_hoc and request.config.teacher != TEACHER:
+        if rank == 0:
+            from harness.training.pretrained import import_teacher  # needs torch
+
+            import_teacher(request, root)
+        return
     inputs = input_digests(request.config, root)
     identity = fingerprint(request.config, inputs, world_size)
     folder = run_folder(root, identity)

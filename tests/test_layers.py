@@ -9,23 +9,26 @@ from layers import ROOT, closure, imports, modules
 LAYERS = [
     {"errors", "io", "seeding"},
     {"config", "diffusion"},
-    {"data", "models"},
+    {"data", "models", "formats", "tracking"},
     {"rollout"},
     {"methods", "evaluation"},
     {"algorithms", "callbacks"},
     {"training", "train"},
-    {"cli", "comparison", "repro", "stages", "__main__"},
+    {"cli", "comparison", "reference", "repro", "stages", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 ONLY = {  # beyond the ranks
     "config": {"errors", "io", "config"},
     "diffusion": {"errors", "io", "diffusion"},
-    "comparison": {"errors", "io", "config", "comparison"},
+    "comparison": {"errors", "io", "config", "comparison", "tracking"},
+    "tracking": {"errors", "io", "config", "tracking"},
     "stages": {"errors", "io"},
     "repro": {"errors", "io", "stages", "comparison"},
     "cli": {"errors"},
 }
-WITHOUT_TORCH = ("harness.cli", "harness.io", "harness.stages", "harness.repro", "harness.comparison", "harness.config")
+WITHOUT_TORCH = tuple(
+    f"harness.{name}" for name in ("cli", "io", "stages", "repro", "comparison", "config", "tracking")
+)
 MODULES = modules()
 
 

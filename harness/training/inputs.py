@@ -7,10 +7,19 @@ from typing import Any
 
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
+from harness.formats.folders import model_folder
 from harness.io import digest, directory_digest, read_json, sha256_file
 
+TEACHER = "checkpoints/teacher"  # of a preset that trains its teacher; any other is pretrained
 EVALUATORS = Path("checkpoints/evaluators")
 ENCODERS = Path("checkpoints/encoders")
+HUB = {  # preset of the network → where Wan's authors publish it
+    "wan2.1-t2v-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "wan2.1-t2v-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "wan2.1-i2v-14b-480p": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+    "wan2.1-i2v-14b-720p": "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+    "wan2.2-ti2v-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+}
 
 
 def monitors(config: RunConfig) -> bool:
@@ -19,8 +28,15 @@ def monitors(config: RunConfig) -> bool:
 
 
 def teacher_folder(config: RunConfig, root: Path) -> Path:
-    """The teacher's model folder."""
-    return root / config.teacher / "model"
+    """The teacher's model folder: `model/` of a run, `transformer/` of a pretrained pipeline, or the folder itself."""
+    folder = root / config.teacher
+    return model_folder(folder) or folder / "model"
+
+
+def import_command(config: RunConfig) -> str:
+    """The command that fetches a pretrained teacher, with its VAE and encoders."""
+    source = HUB.get(config.model, "SOURCE")
+    return f"python -m harness import {source} --preset {config.model} --out {config.teacher}"
 
 
 def init_folder(config: RunConfig, root: Path) -> Path | None:
@@ -33,7 +49,8 @@ def init_folder(config: RunConfig, root: Path) -> Path | None:
         case "causal_sft":
             return root / "checkpoints" / "causal_sft" / f"seed{config.seed}" / "model"
         case "checkpoint":
-            return root / str(config.init.path)
+            folder = root / str(config.init.path)
+            return model_folder(folder) or folder
 
 
 def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
@@ -59,6 +76,8 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
         return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
     if folder == root / "checkpoints/teacher/model":
         return "run `dvc repro teacher`"
+    if folder == teacher_folder(config, root) and not config.teacher.startswith("checkpoints/"):
+        return f"run `{import_command(config)}`"
     if name == "init" and config.init.kind == "causal_sft":
         return f"run `python harness/train.py --target causal_sft/seed{config.seed}` (or `dvc repro`)"
     return f"expected a model folder as diffusers writes it; fetch it, or correct `{name}`"

@@ -1,0 +1,162 @@
+import json
+import os
+
+import pytest
+import torch
+from checkpoint_makers import I2V, T2V, make_diffusers, random_state
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from safetensors.torch import load_file
+
+from harness.cli import main as harness
+from harness.errors import HarnessError
+from harness.formats.exporting import FORMATS, export_checkpoint, find
+from harness.formats.importing import ImportRequest, import_checkpoint
+from harness.io import sha256_file, write_json
+from harness.models.checkpoint import WEIGHTS
+
+pytestmark = pytest.mark.usefixtures("small_presets")
+SUFFIX = {"diffusers": "", "original": "", "single_file": ".safetensors", "self_forcing": ".pt"}
+TARGET = "claim/arm/seed0"
+MANIFEST = {
+    "target": TARGET,
+    "fingerprint": "f00d",
+    "command": "python harness/train.py --target claim/arm/seed0",
+    "config": {
+        "method": "dmd",
+        "seed": 0,
+        "preset": "tiny",
+        "data": "data/encoded",
+        "frames": 9,
+        "init": {"kind": "causal_sft"},
+        "rollout": {"attention": "causal", "denoising_steps": [1000, 500], "shift": 3.0, "window": -1, "sink": 0},
+        "dmd": {"cfg_scale": 2.0},
+    },
+    "inputs": {"data": "beef"},
+    "updates": {"generator": 100, "critic": 550},
+    "git": {"commit": "abc", "dirty": True},
+    "packages": {"torch": "2.7.0"},
+    "parents": [{"target": "teacher", "fingerprint": "1234", "compute": {}}],
+}
+CARDS = {
+    "models": {
+        "init": {"metrics": {"fvd": {"value": 99.0, "low": 1, "high": 2}}},
+        "student": {
+            "label": "Student",
+            "metrics": {"fvd": {"value": 21.84, "low": 21.7, "high": 21.9}, "none": {"value": None}},
+            "sampler": {"kind": "few_step", "steps": 2},
+        },
+    },
+    "protocol": {"clips": 256, "seed": 1234, "size": [24, 24]},
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with one trained target."""
+    make_diffusers(tmp_path / "checkpoints" / TARGET / "model", random_state(T2V), T2V)
+    write_json(tmp_path / "results" / TARGET / "manifest.json", MANIFEST)
+    write_json(tmp_path / "results" / TARGET / "cards.json", CARDS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("geometry", [T2V, I2V], ids=["t2v", "i2v"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None], ids=["f32", "bf16", "mixed"])
+@pytest.mark.parametrize("layout", FORMATS)
+def test_import_export_import_is_bit_exact(tmp_path, same, layout, dtype, geometry):
+    state = random_state(geometry, dtype=dtype)
+    make_diffusers(tmp_path / "a", state, geometry)
+    first = import_checkpoint(ImportRequest(source=str(tmp_path / "a"), out=tmp_path / "first"))
+    out = tmp_path / f"export{SUFFIX[layout]}"
+    export_checkpoint("first", layout, out, root=tmp_path)
+    second = import_checkpoint(ImportRequest(source=str(out), out=tmp_path / "second"))
+    same(load_file(tmp_path / "second" / WEIGHTS), state)
+    assert second["written"][WEIGHTS] == first["written"][WEIGHTS]
+    assert second["layout"] == layout
+
+
+def test_stock_diffusers_loads_an_export(project, same):
+    export_checkpoint(TARGET, "diffusers", project / "out", root=project)
+    same(dict(WanTransformer3DModel.from_pretrained(project / "out").state_dict()), random_state(T2V))
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_the_card_says_what_it_is_and_where_it_is_from(project, layout):
+    out = project / f"export{SUFFIX[layout]}"
+    export_checkpoint(TARGET, layout, out, dtype="bf16", root=project)
+    card = out / "README.md" if not SUFFIX[layout] else project / "export.README.md"
+    text = card.read_text()
+    for words in (
+        f"# {TARGET}\n",
+        "preset: small",
+        "Weights: bfloat16",
+        "`dmd` from `causal_sft`",
+        "550 critic updates, 100 generator updates",
+        "denoising steps [1000, 500] at shift 3.0",
+        "cfg_scale 2.0",
+        "input `data`: SHA-256 `beef`",
+        "| fvd | 21.84 | [21.7, 21.9] |",
+        "clips 256, seed 1234",
+        "fingerprint `f00d`",
+        "commit `abc` with local changes",
+        "starts from `teacher`, fingerprint `1234`",
+    ):
+        assert words in text
+    assert "99" not in text.split("## Provenance")[0]
+    file = out if SUFFIX[layout] else out / WEIGHTS
+    assert f"- `{file.name}`: SHA-256 `{sha256_file(file)}`" in text
+    weights = torch.load(out, weights_only=True)["generator"] if layout == "self_forcing" else load_file(file)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_targets_folders_and_ad_hoc_runs_are_found(project, monkeypatch):
+    make_diffusers(project / "runs/mine/checkpoints/model", random_state(T2V), T2V)
+    write_json(project / "runs/mine/manifest.json", {"target": "mine"})
+    make_diffusers(project / "checkpoints" / TARGET / "init", random_state(T2V), T2V)
+    for what in (TARGET, f"checkpoints/{TARGET}", f"checkpoints/{TARGET}/model"):
+        found = find(what, project)
+        assert found.folder == project / "checkpoints" / TARGET / "model"
+        assert found.provenance.manifest == MANIFEST
+        assert found.provenance.cards == CARDS
+    assert find("runs/mine/checkpoints/model", project).provenance.name == "mine"
+    assert find("runs/mine/checkpoints", project).provenance.manifest == {"target": "mine"}
+    init = find(f"checkpoints/{TARGET}/init", project).provenance
+    assert (init.name, init.manifest, init.cards) == ("init", None, None)
+    with pytest.raises(HarnessError, match=r"no model at .*checkpoints/clam or"):
+        find("clam", project)
+    monkeypatch.chdir(project)
+    assert find(TARGET, type(project)(".")).provenance.manifest == MANIFEST
+
+
+def test_the_origin_of_an_import_is_told(project):
+    source = str(project / "checkpoints" / TARGET / "model")
+    import_checkpoint(ImportRequest(source=source, out=project / "imported"))
+    export_checkpoint("imported", "diffusers", project / "out", root=project)
+    text = (project / "out/README.md").read_text()
+    assert f"imported from `{source}`" in text
+    assert "Not evaluated." in text
+    marker = json.loads((project / "out/origin.json").read_text())
+    assert (marker["source"], marker["layout"]) == ("imported", "diffusers")
+    assert marker["written"][WEIGHTS] == sha256_file(project / "out" / WEIGHTS)
+    export_checkpoint("imported", "diffusers", project / "out", root=project)  # our own is replaced
+
+
+def test_what_cannot_be_written_is_refused(project):
+    before = sorted(os.listdir(project))
+    for layout, suffix in (("single_file", "safetensors"), ("self_forcing", "pt")):
+        with pytest.raises(HarnessError, match=rf"is one file, expected a name that ends in \.{suffix}"):
+            export_checkpoint(TARGET, layout, project / "out", root=project)
+    with pytest.raises(HarnessError, match="not written by import or export"):
+        export_checkpoint(TARGET, "original", project / "results", root=project)
+    weights = project / "checkpoints" / TARGET / "model" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(HarnessError, match="truncated"):
+        export_checkpoint(TARGET, "self_forcing", project / "a.pt", root=project)
+    assert sorted(os.listdir(project)) == before
+
+
+def test_the_verb(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    assert harness(["export", TARGET, "--format", "single_file", "--out", "a.safetensors"]) == 0
+    assert f"a.safetensors: {TARGET} as single_file" in capsys.readouterr().err
+    assert harness(["export", "nothing", "--format", "original", "--out", "b"]) == 2
+    assert "no model at" in capsys.readouterr().err
