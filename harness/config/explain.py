@@ -213,6 +213,8 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     total = (whole + critic) * rollout.forwards + whole * (1 + teacher) + critic
     yield "in all", f"about {total:,.0f} forwards; the measured compute is in results/…/manifest.json"
     denoising, context = sampling_forwards(config.rollout, config.frames)
+    if config.dmd.rollouts_ahead:
+        yield "at once", "the rollouts of a cycle's critic updates are one batch: fewer calls, a larger cache"
     yield "a sampled video", f"{denoising} denoising forwards{f' and {context} to fill the cache' if context else ''}"
 
 
@@ -268,6 +270,8 @@ def _monitor(config: RunConfig) -> Iterable[Line]:
         return
     yield "quality", f"every {every:,} updates on {monitor.clips} validation prompts with fixed noise"
     yield "kept", f"the average weights with the best {monitor.metric}, and the last ones"
+    if monitor.patience is not None:
+        yield "ends early", f"after {monitor.patience} measurements without a better {monitor.metric}"
 
 
 def batch_splits(config: RunConfig, processes: Iterable[int] = PROCESSES) -> list[str]:
@@ -294,6 +298,14 @@ def _machine(config: RunConfig) -> Iterable[Line]:
         "parallelism",
         f"{parallelism.kind}, {config.precision}{checkpointing}, {config.threads} CPU threads a process",
     )
+    if parallelism.kind != "ddp":
+        degree = parallelism.shard_degree
+        shards = "over all processes" if degree is None else f"in groups of {degree} processes, each with a whole copy"
+        kept = "" if parallelism.reshard_after_forward else "; the generator's layers stay gathered through a rollout"
+        teacher = "; the teacher waits in host memory" if parallelism.teacher_cpu_offload else ""
+        yield "weights", f"sharded {shards}{kept}{teacher}"
+    if config.attention_backend != "native":
+        yield "attention by", f"`{config.attention_backend}` of diffusers' dispatcher"
     yield "batch", "; ".join(batch_splits(config))
     yield "resume state", f"every {config.save_every_batches} batches"
 
@@ -315,7 +327,7 @@ def undeclared(target: str, root: Path = Path(".")) -> str | None:
     )
 
 
-def _resolve(what: str, method: str | None, overrides: Sequence[str]) -> tuple[RunConfig, str | None]:
+def resolve(what: str, method: str | None, overrides: Sequence[str]) -> tuple[RunConfig, str | None]:
     """The configuration behind a word, and a note about it. Raises HarnessError for a word that is none of them."""
     if Path(what).suffix in (".yaml", ".yml"):
         if method is not None:
@@ -347,6 +359,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--method", help="of a preset: sft, causal_sft or dmd (default: dmd)")
     arguments = parser.parse_intermixed_args(argv)
-    config, note = _resolve(arguments.what, arguments.method, arguments.overrides)
+    config, note = resolve(arguments.what, arguments.method, arguments.overrides)
     print(explain(config, load_params(preset=config.preset).preset, note), end="")
     return 0

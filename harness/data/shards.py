@@ -17,10 +17,7 @@ from harness.io import directory_digest, read_json, sha256_file
 
 FINGERPRINT = "fingerprint.json"
 ENCODERS = ("vae", "text_encoder", "tokenizer")  # entries of a fingerprint that are digests of folders
-FOLDERS = (
-    *SPLITS,
-    "prompts",
-)  # what is looked for: clips and encoded clips have splits, a list of prompts has one folder
+FOLDERS = (*SPLITS, "prompts")  # clips and encoded clips have splits, a list of prompts has one folder
 SCHEMA = 1
 
 

@@ -146,6 +146,21 @@ def test_the_window_counts_the_sink_and_the_block(project):
     assert "the first 2 (sink), the last 3 finished frames, and itself: a window of 8" in text
 
 
+def test_what_a_run_has_beside_the_usual(project):
+    usual = page(project)
+    for words, expected in (
+        (["monitor.patience=3", "dmd.monitor_every_updates=2"], "after 3 measurements without a better fvd"),
+        (["dmd.rollouts_ahead=true"], "rollouts of a cycle's critic updates are one batch"),
+        (["attention_backend=flash"], "`flash` of diffusers' dispatcher"),
+        (["parallelism.kind=fsdp2"], "sharded over all processes"),
+        (["parallelism={kind: fsdp2, shard_degree: 8, teacher_cpu_offload: true}"], "in groups of 8 processes"),
+        (["parallelism={kind: fsdp2, teacher_cpu_offload: true}"], "the teacher waits in host memory"),
+        (["parallelism={kind: fsdp2, reshard_after_forward: false}"], "stay gathered through a rollout"),
+    ):
+        assert expected in page(project, *words)
+        assert expected not in usual
+
+
 def test_forwards_of_a_sampled_video():
     assert sampling_forwards(RolloutConfig(), 21) == (28, 6)
     assert sampling_forwards(RolloutConfig(), 120) == (160, 39)

@@ -8,6 +8,7 @@ from harness.data.loader import build_dataloader
 from harness.data.mds import load_split
 from harness.data.problems import Report
 from harness.data.prompts import encode_prompts, read_prompts
+from harness.data.shards import verify_data, verify_encoders
 from harness.errors import HarnessError
 from harness.models.text import encode_prompt
 
@@ -73,6 +74,8 @@ def test_encoded_prompts_give_batches_without_latents(data, encoder, tmp_path):
     batch = next(iter(loader))
     assert "latent" not in batch
     assert torch.equal(batch["condition"].text[1, :3], torch.from_numpy(expected).float())
+    assert verify_data(tmp_path / "out") == {"prompts": 3}
+    assert verify_encoders(tmp_path / "out", data.encoders) == ("text_encoder", "tokenizer")
     fingerprint = json.loads((tmp_path / "out" / "fingerprint.json").read_text())
     assert fingerprint["text_encoder"] == json.loads((data.encoded / "fingerprint.json").read_text())["text_encoder"]
 

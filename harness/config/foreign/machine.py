@@ -27,7 +27,8 @@ def _sharding(theirs: Theirs, key: str) -> Outcome:
             return translated("every process holds its share of the weights", parallelism__kind="fsdp2")
         case "hybrid_full" | "hybrid_zero2":
             return translated(
-                "here over all processes, there within a node: the same numbers", parallelism__kind="fsdp2"
+                "here over all processes, there within a node (parallelism.shard_degree=GPUs of a node); equal numbers",
+                parallelism__kind="fsdp2",
             )
     raise theirs.wrong(key, "full, hybrid_full, hybrid_zero2 or no_shard")
 
@@ -50,9 +51,11 @@ def _checkpointing(theirs: Theirs, key: str) -> Outcome:
 def _offload(theirs: Theirs, key: str) -> Outcome:
     if key == "text_encoder_cpu_offload":
         return as_here("text is encoded before training: the encoder takes no memory")
+    if key == "real_score_cpu_offload":
+        return translated(parallelism__teacher_cpu_offload=theirs.flag(key))
     if theirs.flag(key):
-        return nothing("no weights are moved to the CPU here")
-    return as_here("no weights are moved to the CPU")
+        return nothing("only the teacher's weights can wait in host memory here")
+    return as_here("the weights stay on the GPU")
 
 
 def _seed(theirs: Theirs, key: str) -> Outcome:

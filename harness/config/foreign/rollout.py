@@ -132,13 +132,13 @@ def _teacher(theirs: Theirs, key: str) -> Outcome:
     folder = theirs.weights_of(model)
     if folder is None:
         return nothing(f"no preset of params.yaml says where the weights of {model} lie; set `teacher`")
-    return translated("a folder as diffusers writes it", _import(f"Wan-AI/{_hub_name(model)}", folder), teacher=folder)
+    return translated("a folder as diffusers writes it", _import(_hub_id(model), model, folder), teacher=folder)
 
 
-def _hub_name(model: str) -> str:
-    """`wan2.1-i2v-14b-480p` → `Wan2.1-I2V-14B-480P-Diffusers`, the Hub's name of a network."""
+def _hub_id(model: str) -> str:
+    """`wan2.1-i2v-14b-480p` → `Wan-AI/Wan2.1-I2V-14B-480P-Diffusers`, where Wan's authors publish it."""
     first, *others = model.split("-")
-    return "-".join([first.capitalize(), *(word.upper() for word in others), "Diffusers"])
+    return "Wan-AI/" + "-".join([first.capitalize(), *(word.upper() for word in others), "Diffusers"])
 
 
 def _critic(theirs: Theirs, key: str) -> Outcome:
@@ -150,8 +150,8 @@ def _critic(theirs: Theirs, key: str) -> Outcome:
     return nothing(f"the critic starts from the teacher's weights here, and has its size: {teacher}")
 
 
-def _import(source: str, folder: str, *options: str) -> str:
-    return " ".join(["python -m harness import", source, "--out", folder, *options])
+def _import(source: str, model: str, folder: str, *options: str) -> str:
+    return " ".join(["python -m harness import", source, "--preset", model, "--out", folder, *options])
 
 
 def _initial_weights(theirs: Theirs, key: str) -> Outcome:
@@ -161,14 +161,14 @@ def _initial_weights(theirs: Theirs, key: str) -> Outcome:
         options = [f"--lora {theirs.text('lora_ckpt')}"] if theirs.has("lora_ckpt") else []
         if theirs.has("use_ema"):
             options.append(f"--weights {'ema' if theirs.flag('use_ema') else 'raw'}")
-        to_do = _import(source, folder, *options)
+        to_do = _import(source, theirs.model, folder, *options)
         return translated("a folder as diffusers writes it", to_do, init__kind="checkpoint", init__path=folder)
     folder = theirs.weights_of(theirs.model)
     if theirs.model_of("real_name") == theirs.model or folder is None:
         return translated("the pretrained weights, which are the teacher's", init__kind="teacher")
     return translated(
         f"the pretrained weights of {theirs.model}, which is not the teacher",
-        _import(f"Wan-AI/{_hub_name(theirs.model)}", folder),
+        _import(_hub_id(theirs.model), theirs.model, folder),
         init__kind="checkpoint",
         init__path=folder,
     )

@@ -40,7 +40,7 @@ def test_each_key_stands_where_it_belongs():
     assert "weight_decay: 0.01 (their default)" in line(lines, "  weight_decay")
     assert lines.index(line(lines, "  oddity")) > lines.index("unknown (2)")
     assert "did you mean `guidance_scale`?" in line(lines, "  guidance_scal ")
-    assert line(lines, "  python -m harness import checkpoints/ode_init.pt --out pretrained/ode_init")
+    assert line(lines, "  python -m harness import checkpoints/ode_init.pt --preset")
     every = {entry.key for entry in translation.entries if not entry.is_default}
     assert all(any(text.startswith(f"  {key}: ") for text in lines) for key in every)
 

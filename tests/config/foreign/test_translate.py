@@ -65,6 +65,16 @@ def test_self_forcing():
     assert run.parallelism.device_microbatch_size == 1
 
 
+def test_what_has_to_be_imported_first():
+    assert of(SELF_FORCING).to_do == [
+        "python -m harness import checkpoints/ode_init.pt --preset wan2.1-t2v-1.3b --out pretrained/ode_init",
+        "python -m harness import Wan-AI/Wan2.1-T2V-14B-Diffusers --preset wan2.1-t2v-14b "
+        "--out pretrained/wan2.1-t2v-14b",
+    ]
+    i2v = of(parse_yaml(FILES["self_forcing_14b_i2v_dmd"], "f.yaml"))
+    assert "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers --preset wan2.1-i2v-14b-480p" in i2v.to_do[0]
+
+
 def test_sid_is_another_objective():
     translation = of(parse_yaml(FILES["self_forcing_sid"], "f.yaml"))
     assert not outcome(translation, "distribution_loss").fits
@@ -91,8 +101,8 @@ def test_a_file_for_sampling():
     assert not {key for key in translation.settings if key.startswith("dmd.")}
     assert (translation.settings["rollout.window"], translation.settings["rollout.frames_per_block"]) == (12, 3)
     assert translation.to_do == [
-        "python -m harness import models/longlive_base.pt --out pretrained/longlive_base --lora models/lora.pt "
-        "--weights raw"
+        "python -m harness import models/longlive_base.pt --preset wan2.1-t2v-1.3b --out pretrained/longlive_base "
+        "--lora models/lora.pt --weights raw"
     ]
     assert "--frames 120" in outcome(translation, "num_output_frames").why
     assert "sampling" in translation.notes[0]
@@ -138,6 +148,7 @@ def test_self_forcing_plus():
         ({"gradient_checkpointing": False}, {"parallelism.activation_checkpointing": False}),
         ({"batch_size": 2}, {"parallelism.device_microbatch_size": 2}),
         ({"seed": 7}, {"seed": 7}),
+        ({"real_score_cpu_offload": True}, {"parallelism.teacher_cpu_offload": True}),
         ({"log_iters": 101}, {"save_every_batches": 122}),
         ({"generator_ckpt": None}, {"init.kind": "checkpoint", "init.path": "pretrained/wan2.1-t2v-1.3b"}),
         ({"generator_ckpt": None, "real_name": "Wan2.1-T2V-1.3B"}, {"init.kind": "teacher"}),
@@ -160,7 +171,7 @@ def test_values_are_converted(values, settings):
         ("independent_first_frame", True, "first block"),
         ("i2v", True, "no image"),
         ("load_raw_video", True, "encoded before"),
-        ("generator_cpu_offload", True, "CPU"),
+        ("generator_cpu_offload", True, "host memory"),
         ("image_or_video_shape", [1, 21, 16, 90, 160], "16 × 60 × 104"),
         ("num_training_frames", 27, "`data.frames: 105`"),
         ("fake_name", "Wan2.1-T2V-1.3B", "has its size: wan2.1-t2v-14b"),
