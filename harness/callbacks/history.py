@@ -11,7 +11,9 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from torch import Tensor
 
+from harness.algorithms.generator_ema import GeneratorEMA
 from harness.algorithms.gradient_clipping import GradientClipping
+from harness.algorithms.shards import local_parameters
 from harness.algorithms.updates import UpdateOrder
 from harness.callbacks.compute_meter import ComputeMeter
 from harness.callbacks.table import Table
@@ -24,6 +26,7 @@ COLUMNS = (
     "loss",
     "grad_norm",  # before clipping
     "lr",
+    "ema_distance",  # after a generator update
     "seconds",  # wall time of this batch
     "teraflops",  # counted so far
     "device_seconds",  # so far
@@ -38,6 +41,7 @@ class History(Callback):
     order      says which network a batch updates
     clipping   knows the gradient's norm
     meter      knows what was spent
+    ema        knows the averaged weights; without it their distance is not written
     writes     whether this process writes the file (the first of several does)
     """
 
@@ -49,12 +53,14 @@ class History(Callback):
         order: UpdateOrder,
         clipping: GradientClipping,
         meter: ComputeMeter,
+        ema: GeneratorEMA | None = None,
         writes: bool = True,
     ) -> None:
         self.every = every
         self.order = order
         self.clipping = clipping
         self.meter = meter
+        self.ema = ema
         self.table = Table(path, COLUMNS) if writes else None
         self.last: dict[str, Any] = {}
         self._sums: dict[str, Tensor] = {}
@@ -105,6 +111,8 @@ class History(Callback):
             "device_seconds": round(self.meter.device_seconds * self.meter.world_size, 3),
             **means,
         }
+        if self.ema is not None and role == "generator":
+            self.last["ema_distance"] = ema_distance(self.ema)
         if self.table is not None:
             self.table.append(self.last)
 
@@ -129,6 +137,25 @@ class History(Callback):
         """Cut off the rows that were written after the state was saved."""
         if self.table is not None:
             self.table.truncate(state["rows"])
+
+
+@torch.no_grad()
+def ema_distance(ema: GeneratorEMA) -> float:
+    """‖average − weights‖ / ‖weights‖ of the generator: settles in training; only grows where the average stands still.
+
+    Summed over processes, which hold shards (or equal copies, which changes no ratio).
+    """
+    weights = local_parameters(ema.network)
+    squares = torch.stack(
+        [
+            torch.stack([(ema.shadow[name] - w.float()).square().sum(), w.float().square().sum()])
+            for name, w in weights.items()
+        ]
+    ).sum(0)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(squares)
+    apart, size = squares.sqrt().tolist()
+    return apart / size if size else 0.0
 
 
 def outputs_samples(state: State) -> int:

@@ -125,6 +125,7 @@ def build_training(
         order=order,
         clipping=clipping,
         meter=meter,
+        ema=ema,
         writes=rank == 0,
     )
     monitor = None

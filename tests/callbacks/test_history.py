@@ -7,7 +7,7 @@ from composer.core import Time
 
 from harness.algorithms.updates import UpdateOrder
 from harness.callbacks.compute_meter import ComputeMeter
-from harness.callbacks.history import History
+from harness.callbacks.history import History, ema_distance
 
 METER = ComputeMeter({})
 ORDER = UpdateOrder(generator_updates=3, ratio=1, warmup=1)  # c g c g c g
@@ -88,3 +88,26 @@ def test_other_processes_write_nothing(tmp_path):
     assert not (tmp_path / "h.csv").exists()
     assert silent.last["loss"] == 7.0
     silent.load_state_dict(silent.state_dict())
+
+
+class Averaged:
+    """A generator with two parameters and its average."""
+
+    def __init__(self, weights, averages):
+        self.network = torch.nn.ParameterDict({n: torch.tensor(w) for n, w in weights.items()})
+        self.shadow = {n: torch.tensor(a) for n, a in averages.items()}
+
+
+def test_distance_of_the_average_relative_to_the_weights():
+    weights = {"a": [3.0, 0.0], "b": [[4.0]]}
+    assert ema_distance(Averaged(weights, weights)) == 0.0
+    assert ema_distance(Averaged(weights, {"a": [3.0, 3.0], "b": [[0.0]]})) == pytest.approx(1.0)
+    assert ema_distance(Averaged({"a": [0.0]}, {"a": [0.0]})) == 0.0
+
+
+def test_the_average_is_measured_after_generator_updates_only(tmp_path):
+    ema = Averaged({"a": [2.0]}, {"a": [1.0]})
+    clipping = SimpleNamespace(norm=0.5)
+    history = History(tmp_path / "h.csv", every=1, order=ORDER, clipping=clipping, meter=METER, ema=ema)
+    run(tmp_path / "h.csv", history=history)
+    assert [row["ema_distance"] for row in rows(tmp_path / "h.csv")] == ["", "0.5"] * 3
