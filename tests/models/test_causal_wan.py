@@ -44,7 +44,7 @@ class DenseWan(CausalWan):
     def _layout(self, x, *_):
         frames, tokens = x.shape[2] // 2, (x.shape[3] // 2) * (x.shape[4] // 2)
         table = rotary_table(self.config.attention_head_dim, 0, frames, x.shape[3] // 2, x.shape[4] // 2, x.device)
-        mask = self.visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        mask = self.visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
         return Layout(torch.cat([table, table]), pattern=lambda q, k, v, attend: attend(q, k, v, attn_mask=mask)), 0
 
 
@@ -133,11 +133,12 @@ def test_a_buffered_past_is_read_without_a_copy(rope):
 
 
 @FEW
-@given(frames=st.integers(1, 9), first=st.integers(1, 3), rest=st.integers(1, 4), i2v=st.booleans())
-def test_teacher_forcing_equals_one_masked_pass(frames, first, rest, i2v):
+@given(frames=st.integers(1, 9), first=st.integers(1, 3), rest=st.integers(1, 4), i2v=st.booleans(), size=resolutions)
+def test_teacher_forcing_equals_one_masked_pass(frames, first, rest, i2v, size):
+    """[clean ‖ noisy] at any frame count and resolution, the first block of its own size, the last shorter."""
     model = small_wan(**(SMALL_I2V if i2v else SMALL))
-    condition = small_condition(frames=frames if i2v else None)
-    clean, noisy = small_latent(frames, seed=3), small_latent(frames, seed=4)
+    condition = small_condition(frames=frames if i2v else None, size=size)
+    clean, noisy = small_latent(frames, seed=3, size=size), small_latent(frames, seed=4, size=size)
     t = torch.rand(2, frames, generator=torch.Generator().manual_seed(0)) * 1000
     with torch.no_grad():
         actual = predict_velocity(model, noisy, t, condition, clean=clean, frames_per_block=(first, rest))
@@ -147,8 +148,10 @@ def test_teacher_forcing_equals_one_masked_pass(frames, first, rest, i2v):
 
 
 @FEW
-@given(frames=st.integers(1, 9), size=st.integers(1, 10))
-def test_diffusion_forcing_equals_a_rollout_that_commits_its_noisy_blocks(frames, size):
+@given(frames=st.integers(1, 9), first=st.integers(1, 10), rest=st.integers(1, 4))
+def test_diffusion_forcing_equals_a_rollout_that_commits_its_noisy_blocks(frames, first, rest):
+    """Block-causal attention with a timestep per frame = cached, the first block of its own size, the last shorter."""
+    size = (first, rest)
     model, condition = small_wan(), small_condition()
     x, t = small_latent(frames), torch.rand(2, frames, generator=torch.Generator().manual_seed(0)) * 1000
     cache, blocks = KVCache(), []

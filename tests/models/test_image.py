@@ -106,3 +106,12 @@ def test_the_processor_of_another_model_is_refused(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"crop_size": {"height": 336, "width": 336}}))
     with pytest.raises(HarnessError, match="reads 224×224"):
         load_image_encoder(folder / "image_encoder")
+
+
+def test_a_processor_that_squeezes_the_whole_frame_is_accepted(folder):
+    """As the original code does; the size that counts is then that of the resizing."""
+    path = folder / "image_processor/preprocessor_config.json"
+    config = json.loads(path.read_text()) | {"do_center_crop": False, "crop_size": {"height": 8, "width": 8}}
+    path.write_text(json.dumps(config | {"size": {"height": 224, "width": 224}}))
+    encoder = load_image_encoder(folder / "image_encoder")
+    assert encode_images(encoder, torch.from_numpy(images((40, 90))[0])[None]).shape == (1, 257, CLIP_DIM)

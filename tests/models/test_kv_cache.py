@@ -102,6 +102,12 @@ def test_window_and_sink_take_constant_memory_per_block(buffer_frames):
     assert seen(cache, 3) == [0, 1, 2, 147, 148, 149]
 
 
+def test_a_piece_is_dropped_as_soon_as_no_block_can_see_it():
+    cache = KVCache(window=10, sink=3)
+    commit(cache, *[3] * 5)
+    assert [piece.start for piece in cache._store.pieces] == [0, 9, 12]  # a block of one frame sees the last six
+
+
 def test_without_a_window_the_memory_grows():
     cache = KVCache()
     commit(cache, 3, 3)
