@@ -26,11 +26,13 @@ ENTRY = {  # stage → the module that its command runs
     "compare": "harness.comparison.compare",
 }
 METHOD = {"teacher": {"harness.methods.sft"}, "causal_sft": {"harness.methods.causal_sft"}}
-# Say how values are read and kept, not what they are; of the configuration, defaults and metric directions count.
+# Say how values are read, kept and shown elsewhere, not what they are. Of the configuration, defaults and metric
+# directions count.
 NOT_TRACKED = {"harness.errors", "harness.io"} | {
     name
     for name in modules()
-    if name.startswith("harness.config.") and name not in ("harness.config.schema", "harness.config.metrics")
+    if name.startswith("harness.tracking")
+    or (name.startswith("harness.config.") and name not in ("harness.config.schema", "harness.config.metrics"))
 }
 
 

@@ -15,6 +15,8 @@ from harness.config.metrics import METRICS
 from harness.config.structure import to_dict
 from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, atomic_write_text, read_json, write_json
+from harness.tracking.launch import publish
+from harness.tracking.requests import compare_request
 
 REPORT = Path("reports/index.html")
 CLIP_ROWS = 4
@@ -37,6 +39,7 @@ def main(experiment: str, root: str | Path = ".") -> Path:
     comparison = rounded(comparison)
     atomic_write_text(folder / "curves.csv", curves)
     write_json(folder / "comparison.json", comparison)
+    publish(lambda: compare_request(experiment, root), root)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,13 @@ from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch
 from harness.evaluation.stored import measure_stored, pooled_texts
-from harness.models.codec import VAE, decode_latents, load_vae
+from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
 from harness.seeding import seed_for
 
 SFT_STEPS = 4  # of the ODE: few, because a monitor ranks checkpoints and is not the card
 SFT_CFG_SCALE = 2.5
 BATCH = 64
+SHOWN = 4  # clips that are kept for people to see
 LOGGED = (
     "fvd",
     "conditional_distance",
@@ -74,6 +74,7 @@ class Monitor:
         self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
         self.precision = precision
         self.seed = seed_for(0, "monitor")
+        self.shown = np.empty((0, 1, 1, 1, 3), np.uint8)  # first clips of the last call, `[N, F, H, W, 3]`
         self.reference, self.latent_mean, self.latent_std = reference, latent_mean, latent_std
 
     @torch.no_grad()
@@ -97,7 +98,10 @@ class Monitor:
             measured, latents = [], []
             for _, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
                 latents.append(made.cpu())
-                measured.append(self.evaluators.measure(decode_latents(bench.vae, made)))
+                video = decode_latents(bench.vae, made)
+                if len(latents) == 1:
+                    self.shown = to_pixels(video[:SHOWN])
+                measured.append(self.evaluators.measure(video))
         finally:
             model.train(training)
         values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
@@ -115,7 +119,7 @@ def build_monitor(
     data_folder: str | Path,
     evaluators_folder: str | Path,
     encoders_folder: str | Path,
-) -> Callable[[nn.Module], dict[str, float]]:
+) -> Monitor:
     """A monitor of `run_config.monitor.clips` validation prompts. Loads everything once; each call then only
     samples and measures.
 

@@ -29,6 +29,8 @@ from harness.machine import processor_name
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
 from harness.models.text import encode_prompt, load_text_encoder
+from harness.tracking.launch import publish
+from harness.tracking.requests import evaluate_request
 
 TIMED_PROMPTS = 16
 CANDIDATES_PER_CLIP = 4  # training clips looked at to find one that matches a prompt
@@ -231,6 +233,7 @@ def write_card(folder: Path, card: dict[str, Any], shown: dict[str, list[np.ndar
 def main(target: str) -> int:
     """The verb `evaluate`."""
     card = evaluate(target)
+    publish(lambda: evaluate_request(target, Path(".")), Path("."))
     for name, block in card["models"].items():
         values = ", ".join(f"{metric} {estimate['value']:.3g}" for metric, estimate in block["metrics"].items())
         print(f"{name}: {values}")

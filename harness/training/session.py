@@ -15,7 +15,6 @@ from composer.utils import dist, get_device
 from torch import nn
 
 from harness.callbacks.progress_line import ProgressLine
-from harness.callbacks.wandb_mirror import Mirror, run_settings
 from harness.config.load import to_dict
 from harness.config.schema import RunConfig
 from harness.data.loader import build_dataloader, data_spec
@@ -24,8 +23,12 @@ from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, directory_digest
 from harness.machine import processor_name
 from harness.models.checkpoint import save_model
+from harness.tracking.launch import Mirror
+from harness.tracking.requests import Request as TrackingRequest
+from harness.tracking.requests import train_request
+from harness.tracking.samples import keep
 from harness.training.assembly import Training, batch_per_process, build_training, method_settings
-from harness.training.inputs import ENCODERS, EVALUATORS, monitors, parents
+from harness.training.inputs import ENCODERS, EVALUATORS, input_folders, monitors, parents
 from harness.training.manifest import build_manifest, code_diff, surroundings
 from harness.training.method_builder import build_method
 from harness.training.parallelism import check_device
@@ -33,7 +36,6 @@ from harness.training.request import Request
 from harness.training.run_store import RESULTS, RunFolder
 from harness.training.weights import save_weights
 
-WANDB = Path(".work/wandb")
 TIMEOUT = 3600.0  # seconds that processes wait for each other: the monitor, or another run that is waited for
 
 
@@ -68,7 +70,7 @@ def train(
         folder.path,
         fingerprint=fingerprint,
         save_best=lambda network: save_weights(network, folder.path / "best"),
-        sample_and_score=_monitor(config, root),
+        sample_and_score=_monitor(config, root, folder.path if rank == 0 else None),
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
     made_with = surroundings(root)  # now: the code may be edited while the run goes on
@@ -76,7 +78,7 @@ def train(
         folder.started()
         if patch := code_diff(root):
             atomic_write_bytes(folder.path / "diff.patch", patch)
-    mirror = Mirror(folder.path, tracking(request, fingerprint, inputs), root / WANDB) if rank == 0 else None
+    mirror = Mirror(tracking(request, folder.path, fingerprint, inputs, root), root) if rank == 0 else None
     if not complete(training):  # else it was killed after its last batch
         training.trainer.fit()
     _collect(config, training, folder)
@@ -102,16 +104,21 @@ def complete(training: Training) -> bool:
     return ended_early or training.trainer.state.timestamp.batch.value >= training.order.batches
 
 
-def tracking(request: Request, fingerprint: str, inputs: dict[str, str]) -> dict[str, Any]:
-    """How trackers file the run."""
-    config = request.config
-    return run_settings(
-        fingerprint=fingerprint,
+def tracking(
+    request: Request, folder: Path, fingerprint: str, inputs: dict[str, str], root: Path
+) -> TrackingRequest:
+    """How W&B files the run."""
+    return train_request(
+        root=root,
+        folder=folder,
+        target=request.target,
         group=request.group,
         name=request.name,
-        job_type="train",
-        config={**to_dict(config), "inputs": inputs, "fingerprint": fingerprint, "target": request.target},
-        tags=[config.preset, config.method, f"seed{config.seed}", *(["ad_hoc"] if request.is_ad_hoc else [])],
+        config=to_dict(request.config),
+        inputs=inputs,
+        fingerprint=fingerprint,
+        uses=input_folders(request.config, root).values(),
+        is_ad_hoc=request.is_ad_hoc,
     )
 
 
@@ -156,17 +163,26 @@ def open_data(config: RunConfig, root: Path) -> DataSpec:
     return spec
 
 
-def _monitor(config: RunConfig, root: Path) -> Callable[[nn.Module], dict[str, float]] | None:
+def _monitor(config: RunConfig, root: Path, folder: Path | None) -> Callable[[nn.Module], dict[str, float]] | None:
+    """The run's monitor; it keeps sample clips in `folder`, if there is one."""
     if not monitors(config):
         return None
     from harness.evaluation.monitor import build_monitor
 
-    return build_monitor(
+    monitor = build_monitor(
         config,
         data_folder=root / config.data,
         evaluators_folder=root / EVALUATORS,
         encoders_folder=root / ENCODERS,
     )
+
+    def sample_and_score(network: nn.Module) -> dict[str, float]:
+        values = monitor(network)
+        if folder is not None:
+            keep(folder, monitor.shown, monitor.prompts.captions)
+        return values
+
+    return sample_and_score
 
 
 def _collect(config: RunConfig, training: Training, folder: RunFolder) -> None:

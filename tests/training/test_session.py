@@ -183,7 +183,7 @@ def test_latents_of_another_vae_are_refused(project, small_run):
 def test_a_run_that_ends_early_says_how_far_it_came_and_is_complete(project, small_run, in_processes, monkeypatch):
     config = small_run(project, "sft", "sft.monitor_every_updates=1", "monitor.patience=2", "save_every_batches=1")
     folder = run_folder(project, "ab" * 32)
-    monkeypatch.setattr(session, "_monitor", lambda config, root: lambda network: {"fvd": 1.0})
+    monkeypatch.setattr(session, "_monitor", lambda config, root, folder: lambda network: {"fvd": 1.0})
     finish = RunFolder.finish
 
     def killed_at_the_end(self, manifest):
