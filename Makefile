@@ -6,11 +6,11 @@ export PATH := $(BIN):$(PATH)
 # The trainer sets its own thread count; two stages at once share the cores.
 unexport OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: help repro test test-slow smoke lint lock
+.PHONY: help repro test test-slow smoke smoke-distributed lint lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 	@echo "The pipeline's own commands: .venv/bin/python -m harness --help"
 
 .venv/.ok: requirements.lock
@@ -33,6 +33,9 @@ test-slow: .venv/.ok  ## the tests that take minutes
 
 smoke: .venv/.ok  ## the whole pipeline on a tiny preset, in a copy under .smoke
 	@scripts/smoke.sh $(JOBS)
+
+smoke-distributed: .venv/.ok  ## every recipe in two processes; quicker after `make smoke`
+	@scripts/smoke_distributed.sh
 
 lint: .venv/.ok  ## ruff and pyright
 	@ruff check harness tests benchmarks

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.io import directory_digest, read_json
-from harness.training.run_store import held, materialize, run_folder
+from harness.training.run_store import follow, held, launch_name, materialize, run_folder
 
 
 @pytest.fixture
@@ -137,3 +137,36 @@ def test_a_killed_holder_holds_nothing(tmp_path):
     child.go()
     assert child.code() == -9
     try_to_hold(folder)
+
+
+def test_processes_of_one_launch_have_one_name():
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+    assert launch_name({**launch, "RANK": "0"}) == launch_name({**launch, "RANK": "1"}) == "node7:29500"
+    assert launch_name({**launch, "MASTER_PORT": "29501"}) != "node7:29500"
+    assert launch_name({}) is launch_name({**launch, "WORLD_SIZE": "1"}) is None
+
+
+def test_the_other_processes_wait_until_theirs_holds_the_run(tmp_path):
+    """Two launches want one run; the second process of the second launch must not begin with the first launch's."""
+    folder = run_folder(tmp_path, "f" * 64)
+    went_on = folder.path / "went on"
+
+    def second():
+        follow(folder, "b:2", interval=0.01)
+        went_on.touch()
+
+    child = Child(second)
+    child.go()
+    time.sleep(0.1)
+    assert not went_on.exists(), "nobody holds it yet"
+    with held(folder, wait=False, what="t", launch="a:1"):
+        time.sleep(0.1)
+        assert not went_on.exists()
+    with held(folder, wait=False, what="t", launch="b:2"):
+        assert child.code() == 0
+    assert went_on.exists()
+
+
+def test_the_other_processes_need_not_wait_for_a_finished_run(finished):
+    with held(finished, wait=False, what="t", launch="a:1"):
+        follow(finished, "b:2")
