@@ -59,3 +59,4 @@ def test_shards_hold_as_much_as_fits():
     assert split(infos, 16) == [["a", "b"], ["c"], ["d", "e"]]
     assert split(infos, 15) == [["a"], ["b"], ["c"], ["d", "e"]]
     assert split(infos, 10**6) == [list(infos)]
+    assert split({"c": infos["c"], "a": infos["a"]}, 16) == [["c"], ["a"]]  # no empty file before a large tensor
