@@ -118,8 +118,8 @@ def test_the_saved_state_holds_what_waits():
     assert again.step() == [([4], 0), ([4], 0)]
 
 
-@pytest.mark.parametrize("length", [None, 20])
-def test_a_loader_of_unknown_length_is_no_limit(length):
+@pytest.mark.parametrize(("length", "others"), [(None, 2), (20, 2), (2, 1), (1, 0)])
+def test_the_trainers_length_of_an_epoch_is_a_limit_where_it_is_known(length, others):
     run = Run()
     run.batch = 0
     next(run.given)
@@ -127,7 +127,7 @@ def test_a_loader_of_unknown_length_is_no_limit(length):
     state.dataloader_len = length and Time(length, "ba")
     run.algorithm.apply(Event.BATCH_START, state, None)
     run.algorithm.apply(Event.BEFORE_FORWARD, state, None)
-    assert len(run.method.upcoming) == 2
+    assert len(run.method.upcoming) == others
 
 
 def test_runs_where_it_must():
