@@ -15,7 +15,7 @@ from harness.config.metrics import METRICS
 from harness.config.structure import to_dict
 from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, atomic_write_text, read_json, write_json
-from harness.tracking.launch import publish
+from harness.tracking.background import publish
 from harness.tracking.requests import compare_request
 
 REPORT = Path("reports/index.html")

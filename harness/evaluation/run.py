@@ -29,7 +29,7 @@ from harness.machine import processor_name
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
 from harness.models.text import encode_prompt, load_text_encoder
-from harness.tracking.launch import publish
+from harness.tracking.background import publish
 from harness.tracking.requests import evaluate_request
 
 TIMED_PROMPTS = 16

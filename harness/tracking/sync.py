@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.tracking import launch
+from harness.tracking import background
 from harness.tracking.discover import chosen, everything
 from harness.tracking.requests import Request
 from harness.tracking.store import HOME, Entry, put
@@ -33,7 +33,7 @@ def upload(entry: Entry, *, attempts: int, timeout: float) -> str | None:
 
 def attempt_upload(entry: Entry, timeout: float) -> str | None:
     """One attempt, by the mirroring process; its word is not enough: it must have noted that the server has all."""
-    process = launch.start(
+    process = background.start(
         entry, "--check-first", stdin=subprocess.DEVNULL, environment={"WANDB_MODE": "online", "WANDB_SILENT": "true"}
     )
     try:

@@ -23,7 +23,7 @@ from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, directory_digest
 from harness.machine import processor_name
 from harness.models.checkpoint import save_model
-from harness.tracking.launch import Mirror
+from harness.tracking.background import Mirror
 from harness.tracking.requests import Request as TrackingRequest
 from harness.tracking.requests import train_request
 from harness.tracking.samples import keep
@@ -36,7 +36,7 @@ from harness.training.request import Request
 from harness.training.run_store import RESULTS, RunFolder
 from harness.training.weights import save_weights
 
-TIMEOUT = 3600.0  # seconds that processes wait for each other: the monitor, or another run that is waited for
+TIMEOUT = 3600.0  # seconds that processes wait for each other: the first collects the results alone
 
 
 def train(
@@ -104,9 +104,7 @@ def complete(training: Training) -> bool:
     return ended_early or training.trainer.state.timestamp.batch.value >= training.order.batches
 
 
-def tracking(
-    request: Request, folder: Path, fingerprint: str, inputs: dict[str, str], root: Path
-) -> TrackingRequest:
+def tracking(request: Request, folder: Path, fingerprint: str, inputs: dict[str, str], root: Path) -> TrackingRequest:
     """How W&B files the run."""
     return train_request(
         root=root,

@@ -76,3 +76,11 @@ def test_a_broken_guardrail_stands_beside_the_verdict_of_its_arm(world, capsys):
     assert summaries()["two_stages_help"] == (["ink"], True)
     compare.print_verdicts(world.root)
     assert "guardrail broken: Mean brightness" in capsys.readouterr().out
+
+
+def test_the_comparison_is_handed_to_the_tracker(world, monkeypatch):
+    monkeypatch.setattr(compare, "compare_request", lambda name, root: (name, root))
+    published = []
+    monkeypatch.setattr(compare, "publish", lambda make, root: published.append((make(), root)))
+    main(NAME, world.root)
+    assert published == [((NAME, world.root), world.root)]

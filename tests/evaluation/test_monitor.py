@@ -45,6 +45,16 @@ def test_it_gives_finite_numbers_and_the_same_ones_twice(root, student):
     assert student(load_model(root / "checkpoints/toy/low/seed0/init")) != values
 
 
+def test_the_first_clips_can_be_looked_at(root, student):
+    student(load_model(root / "checkpoints/toy/low/seed0/model"))
+    first = student.shown
+    assert first.dtype == np.uint8
+    assert first.shape[0] == min(4, len(student.prompts))
+    assert first.shape[-1] == 3
+    student(load_model(root / "checkpoints/toy/low/seed0/init"))
+    assert not np.array_equal(first, student.shown)
+
+
 def test_it_leaves_the_model_and_the_global_random_state_alone(root, student):
     model = load_model(root / "checkpoints/toy/low/seed0/model").train()
     torch.manual_seed(4)

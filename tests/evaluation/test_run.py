@@ -190,3 +190,14 @@ def test_real_videos_without_attributes(root, tmp_path):
     assert not {"caption_accuracy", "digit_accuracy", "identity", "rigid_error"} & set(metrics)
     assert "video network only" in card["protocol"]["features"]
     assert "caption accuracies" in card["protocol"]["absent"]
+
+
+def test_the_card_is_handed_to_the_tracker(monkeypatch, capsys):
+    published = []
+    card = {"models": {"student": {"metrics": {"fvd": {"value": 1.5}}}}}
+    monkeypatch.setattr(module, "evaluate", lambda target: card)
+    monkeypatch.setattr(module, "evaluate_request", lambda target, root: target)
+    monkeypatch.setattr(module, "publish", lambda make, root: published.append(make()))
+    assert module.main("toy/low/seed0") == 0
+    assert published == ["toy/low/seed0"]
+    assert "student: fvd 1.5" in capsys.readouterr().out

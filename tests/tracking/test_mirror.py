@@ -8,8 +8,8 @@ import pytest
 from small_project import EXPERIMENT
 
 from harness.errors import HarnessError
-from harness.tracking import launch, mirror
-from harness.tracking.launch import Mirror
+from harness.tracking import background, mirror
+from harness.tracking.background import Mirror
 from harness.tracking.mirror import current, sent_files, watched
 from harness.tracking.requests import compare_request, evaluate_request, finished_train_request
 from harness.tracking.samples import keep
@@ -21,13 +21,13 @@ TARGET = f"{EXPERIMENT}/first/seed0"
 def run(request, root, **environment):
     """The mirroring process, to its end."""
     entry = put(request, root / HOME)
-    code = launch.start(entry, stdin=subprocess.DEVNULL, environment=environment).wait(120)
+    code = background.start(entry, stdin=subprocess.DEVNULL, environment=environment).wait(120)
     return code, entry
 
 
 def test_a_real_offline_run(project, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(launch, "PATIENCE", 60.0)
+    monkeypatch.setattr(background, "PATIENCE", 60.0)
     request = finished_train_request(TARGET, project)
     folder = project / "results" / TARGET
     keep(folder, np.zeros((1, 3, 8, 8, 3), np.uint8), ["a red 3"])
@@ -128,7 +128,7 @@ def test_what_arrives_of_each_kind(project, server):
 
 @pytest.mark.slow
 def test_a_resumed_run_is_one_run(project, server, monkeypatch):
-    monkeypatch.setattr(launch, "PATIENCE", 90.0)
+    monkeypatch.setattr(background, "PATIENCE", 90.0)
     request = finished_train_request(TARGET, project)
     table = project / "results" / TARGET / "history.csv"
     whole = table.read_text()
@@ -150,7 +150,7 @@ def test_a_resumed_run_is_one_run(project, server, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["refuse", "hang", "error"])
 def test_a_server_that_fails_holds_nobody_up(project, server, fault, monkeypatch):
-    monkeypatch.setattr(launch, "PATIENCE", 1.0)
+    monkeypatch.setattr(background, "PATIENCE", 1.0)
     if fault == "refuse":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     server.state.fault = fault

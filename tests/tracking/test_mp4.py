@@ -12,7 +12,12 @@ def test_an_animated_image_is_read_whole(tmp_path):
     assert fps == 8.0
 
 
-def test_small_clips_are_enlarged_and_odd_sizes_are_cut(tmp_path):
+def test_odd_sizes_are_cut(tmp_path):
+    write_mp4(tmp_path / "a.mp4", np.zeros((2, 51, 97, 3), np.uint8), 8.0)
+    assert iio.imread(tmp_path / "a.mp4", plugin="FFMPEG").shape == (2, 50, 96, 3)
+
+
+def test_small_clips_are_enlarged(tmp_path):
     video = np.zeros((4, 11, 33, 3), np.uint8)
     video[:, :, 16:] = 255
     write_mp4(tmp_path / "a.mp4", video, 8.0)

@@ -5,7 +5,7 @@ import pytest
 from small_project import EXPERIMENT
 
 from harness.errors import HarnessError
-from harness.tracking import launch, sync
+from harness.tracking import background, sync
 from harness.tracking.requests import finished_train_request
 from harness.tracking.store import HOME, put
 
@@ -27,7 +27,7 @@ def stand_in(monkeypatch):
             program = f"import pathlib, sys, time; entry = pathlib.Path({str(entry.folder)!r}); {code}"
             return subprocess.Popen([sys.executable, "-c", program], stdin=stdin, start_new_session=True)
 
-        monkeypatch.setattr(launch, "start", run)
+        monkeypatch.setattr(background, "start", run)
 
     return start
 

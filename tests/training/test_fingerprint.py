@@ -64,7 +64,7 @@ def test_the_code_is_that_of_the_run(config, project, small_run):
         "data/loader.py",
         "seeding.py",
     } <= names
-    assert not {"methods/sft.py", "callbacks/progress_line.py", "tracking/launch.py"} & names
+    assert not {"methods/sft.py", "callbacks/progress_line.py", "tracking/background.py"} & names
     assert {"training/session.py", "training/weights.py"} <= names
     assert not {"training/run_store.py", "evaluation/monitor.py"} & names
     monitored = training_code(evolve(config, dmd=evolve(config.dmd, monitor_every_updates=1)))

@@ -6,8 +6,8 @@ import pytest
 from small_project import EXPERIMENT
 
 from harness.errors import HarnessError
-from harness.tracking import launch
-from harness.tracking.launch import Mirror, publish
+from harness.tracking import background
+from harness.tracking.background import Mirror, publish
 from harness.tracking.requests import compare_request, finished_train_request
 from harness.tracking.store import HOME, entries
 
@@ -22,7 +22,7 @@ def stand_in(project, monkeypatch):
         program = project / "program"
         program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
         program.chmod(0o755)
-        monkeypatch.setattr(launch.sys, "executable", str(program))
+        monkeypatch.setattr(background.sys, "executable", str(program))
         monkeypatch.setenv("WANDB_MODE", "offline")
         return finished_train_request(TARGET, project)
 
@@ -52,7 +52,7 @@ def test_a_failure_is_told_and_stops_nothing(stand_in, project, monkeypatch, cap
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "nothing is lost" in told
-    monkeypatch.setattr(launch.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(background.sys, "executable", "/no/such/python")
     mirror = Mirror(finished_train_request(TARGET, project), project)
     assert "not mirrored" in capsys.readouterr().err
     mirror.close()
@@ -61,7 +61,7 @@ def test_a_failure_is_told_and_stops_nothing(stand_in, project, monkeypatch, cap
 
 
 def test_a_slow_mirror_holds_nobody_up(stand_in, project, monkeypatch, capsys):
-    monkeypatch.setattr(launch, "PATIENCE", 0.1)
+    monkeypatch.setattr(background, "PATIENCE", 0.1)
     begun = time.monotonic()
     mirror = Mirror(stand_in("import time; time.sleep(20)"), project)
     mirror.close()
