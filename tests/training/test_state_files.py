@@ -1,4 +1,5 @@
 import resource
+import shutil
 import threading
 
 import pytest
@@ -194,6 +195,18 @@ def test_all_processes_take_the_newest_state_that_is_whole_for_all(tmp_path):
     assert newest_together(tmp_path) == [5, 5]
     (state_folder(tmp_path, 5) / "state.json").write_text("{}")
     assert newest_together(tmp_path) == [None, None]
+
+
+def test_a_state_that_one_process_does_not_see_is_taken_by_none(tmp_path):
+    """A folder may come late to another node."""
+    save_together(tmp_path / "here", 5)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    save_together(tmp_path / "here", 6)
+
+    def call(rank, gather):
+        return newest(tmp_path / ("there" if rank else "here"), world_size=2, rank=rank, gather=gather)
+
+    assert Together(2).run(call) == [5, 5]
 
 
 def test_each_process_looks_at_its_own_file_only(tmp_path, monkeypatch):
