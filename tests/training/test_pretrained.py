@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from harness import train
 from harness.config.load import resolve_target
 from harness.errors import HarnessError
+from harness.formats.exporting import export_checkpoint
 from harness.formats.importing import ImportRequest, import_checkpoint
 from harness.io import read_json, sha256_file
 from harness.models.checkpoint import WEIGHTS, load_model, save_model
@@ -146,6 +147,30 @@ def test_another_presets_network_is_refused(pretrained, capsys):
     save_model(model, pretrained / PRETRAINED)
     assert import_teacher() == 2
     assert "not of preset tiny: num_layers is 1, not 4" in capsys.readouterr().err
+
+
+def test_a_folder_that_must_be_converted_first_is_refused(pretrained, capsys):
+    export_checkpoint(PRETRAINED, "original", pretrained / "original")
+    shutil.rmtree(pretrained / PRETRAINED)
+    (pretrained / "original").rename(pretrained / PRETRAINED)
+    assert import_teacher() == 2
+    assert "is not as `import` writes it" in capsys.readouterr().err
+    assert not (pretrained / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("adhoc", [False, True])
+def test_what_is_asked_to_train_is_trained(project, monkeypatch, capsys, adhoc):
+    def trained(*_, **__):
+        raise HarnessError("it trains")
+
+    monkeypatch.setattr("harness.training.session.train", trained)
+    words = ["--target", "teacher"]
+    if adhoc:  # a run of one's own may be called so
+        name_teacher(project, "mine")
+        (project / "own.yaml").write_text("preset: smoke\nmethod: sft\nseed: 0\ninit: {kind: random}\n")
+        words = ["own.yaml", "--name", "teacher"]
+    assert train.main(words) == 2
+    assert "error: it trains" in capsys.readouterr().err
 
 
 def test_a_run_names_the_command_for_wans_own_weights(project, small_run):
