@@ -141,6 +141,7 @@ def build_training(
             path=folder / "quality.csv",
             save=save_best,
             at_start=config.init.kind != "random",
+            patience=config.monitor.patience,
             writes=rank == 0,
         )
     parts: Mapping[str, Any] = {"ema": ema, "meter": meter, "history": history}
