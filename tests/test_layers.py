@@ -7,14 +7,14 @@ from layers import ROOT, closure, imports, modules
 
 # Lower layers do not know upper ones. A module may import its own layer and all below.
 LAYERS = [
-    {"errors", "io", "seeding"},
+    {"errors", "io", "machine", "seeding"},
     {"config", "diffusion"},
     {"data", "models", "formats", "tracking"},
     {"rollout"},
     {"methods", "evaluation"},
     {"algorithms", "callbacks"},
     {"training", "train"},
-    {"cli", "comparison", "reference", "repro", "stages", "__main__"},
+    {"cli", "comparison", "planning", "reference", "repro", "stages", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 ONLY = {  # beyond the ranks
@@ -27,7 +27,7 @@ ONLY = {  # beyond the ranks
     "cli": {"errors"},
 }
 WITHOUT_TORCH = tuple(
-    f"harness.{name}" for name in ("cli", "io", "stages", "repro", "comparison", "config", "tracking")
+    f"harness.{name}" for name in ("cli", "io", "stages", "repro", "comparison", "config", "planning.doctor", "tracking")
 )
 MODULES = modules()
 

@@ -26,6 +26,7 @@ from harness.evaluation.samplers import Sampler, cut_steps
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
 from harness.io import write_json
 from harness.machine import processor_name
+from harness.models.attention_backend import check_backend, set_backend
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
 from harness.models.text import encode_prompt, load_text_encoder
@@ -53,7 +54,7 @@ def entries(target: str, run: RunConfig, root: Path, evaluation: EvaluationConfi
     count = student.forwards
     cut, guidance = cut_steps(count), evaluation.cut_cfg_scale
     if run.method == "sft":
-        weights = root / run.teacher / "model" if target == "teacher" else folder / "model"
+        weights = folder / "model"
 
         def euler(steps: int, scale: float) -> Sampler:
             return Sampler(kind="euler", rollout=run.rollout, steps=steps, cfg_scale=scale)
@@ -182,9 +183,12 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     run = resolve_target(target, root)
     torch.set_num_threads(run.threads)
     evaluation, clips = params.preset.evaluation, root / "data" / "clips"
+    check_backend(run.attention_backend, precision=run.precision, training=False)
     bench = build_bench(run, params, load_evaluators(root / "checkpoints" / "evaluators"), root)
     wanted = entries(target, run, root, evaluation)
     models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins
+    for model in models.values():
+        set_backend(model, run.attention_backend)
     reference = test_reference(bench, clips, root / run.data)
     per_prompt = text_seconds(bench, root / "checkpoints" / "encoders")
     blocks: dict[str, Any] = {}
