@@ -43,4 +43,5 @@ lint: .venv/.ok  ## ruff and pyright
 	@pyright
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 -o requirements.lock
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock
+	@sed -i '1i # Made by `make lock` from pyproject.toml: every package with its version and hashes, no addresses.' requirements.lock
