@@ -32,6 +32,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "explain": Verb(
             "harness.config.explain:main", "say in words and numbers what a target or configuration will do"
         ),
+        "plan": Verb("harness.planning.plan:main", "memory, compute and time of a run, before it is launched"),
+        "doctor": Verb("harness.planning.doctor:main", "check this machine and checkout, each finding with a remedy"),
         "translate": Verb(
             "harness.config.foreign.verb:main", "Self-Forcing, LongLive or Self-Forcing-Plus YAML → ours, key by key"
         ),
@@ -78,6 +80,7 @@ training:
 examples:
   python -m harness explain two_stage_vs_one_stage/two_stage/seed0
   python -m harness explain configs/dmd.yaml dmd.cfg_scale=3
+  python -m harness plan wan2_1-t2v-14b --method dmd --gpus 8 --memory 80GB
   python -m harness repro --jobs 2
   python -m harness compare my-run --to causal_vs_bidirectional/causal
   python -m harness sample teacher --help

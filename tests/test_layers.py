@@ -27,7 +27,8 @@ ONLY = {  # beyond the ranks
     "cli": {"errors"},
 }
 WITHOUT_TORCH = tuple(
-    f"harness.{name}" for name in ("cli", "io", "stages", "repro", "comparison", "config", "planning.doctor", "tracking")
+    f"harness.{name}"
+    for name in ("cli", "io", "stages", "repro", "comparison", "config", "planning.doctor", "tracking")
 )
 MODULES = modules()
 

@@ -1,0 +1,128 @@
+"""What a plan is about: the shapes of a run's batches and the sizes of its networks, without any tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import evolve, fields_dict, frozen
+
+from harness.algorithms.updates import Role
+from harness.config.schema import Preset, RunConfig
+from harness.errors import HarnessError
+from harness.io import read_json
+from harness.models.presets import WanGeometry, geometry
+
+IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan2.1 takes them (arXiv 2503.20314)
+
+
+@frozen(kw_only=True)
+class Scene:
+    """A run on a number of processes.
+
+    networks   role → geometry: `generator`, and for dmd `critic` and `teacher`
+    height, width, text_length   of a batch's latents and prompts
+    world_size   processes, one for each device
+    """
+
+    config: RunConfig
+    networks: tuple[tuple[str, WanGeometry], ...]
+    height: int
+    width: int
+    text_length: int
+    world_size: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch over all processes."""
+        settings = {"sft": self.config.sft, "causal_sft": self.config.causal_sft, "dmd": self.config.dmd}
+        return settings[self.config.method].batch_size
+
+    @property
+    def share(self) -> int:
+        """Samples of one process's batch. Raises HarnessError if the batch does not divide."""
+        if self.batch_size % self.world_size:
+            raise HarnessError(
+                f"{self.config.method}.batch_size: {self.batch_size} does not divide over {self.world_size} processes; "
+                "choose a multiple of it, or another --gpus"
+            )
+        return self.batch_size // self.world_size
+
+    @property
+    def microbatch(self) -> int:
+        """Samples of one forward pass."""
+        return min(self.config.parallelism.device_microbatch_size or self.share, self.share)
+
+    @property
+    def microbatches(self) -> int:
+        """Forward and backward passes whose gradients are summed for one update."""
+        return -(-self.share // self.microbatch)
+
+    @property
+    def trained(self) -> tuple[Role, ...]:
+        """The roles that have an optimizer."""
+        return ("generator", "critic") if self.config.method == "dmd" else ("generator",)
+
+    @property
+    def shards(self) -> int:
+        """Over how many processes weights, gradients and moments are spread."""
+        parallelism = self.config.parallelism
+        return 1 if parallelism.kind == "ddp" else parallelism.shard_degree or self.world_size
+
+    @property
+    def rollouts_together(self) -> int:
+        """Critic updates whose samples are made in one rollout."""
+        dmd = self.config.dmd
+        return dmd.critic_updates_per_generator_update if dmd.rollouts_ahead else 1
+
+    def with_layers(self, layers: dict[str, int]) -> Scene:
+        """The same with other numbers of layers."""
+        networks = tuple((role, evolve(shape, num_layers=layers[role])) for role, shape in self.networks)
+        return evolve(self, networks=networks)
+
+
+def build_scene(
+    config: RunConfig, preset: Preset, *, world_size: int = 1, teacher: str | None = None, root: Path = Path(".")
+) -> Scene:
+    """The scene of a configuration.
+
+    teacher   preset of critic and teacher; by default what the teacher's folder says, and where there is none yet the
+              generator's own
+
+    Raises:
+        HarnessError: an unknown model, a damaged config.json.
+    """
+    own = geometry(config.model)
+    if config.method != "dmd":
+        networks: tuple[tuple[str, WanGeometry], ...] = (("generator", own),)
+    else:
+        score = geometry(teacher) if teacher else teacher_geometry(config, root) or own
+        networks = (("generator", own), ("critic", score), ("teacher", score))
+    factor = preset.encoders.spatial_factor
+    return Scene(
+        config=config,
+        networks=networks,
+        height=preset.data.height // factor,
+        width=preset.data.width // factor,
+        text_length=preset.encoders.text_length,
+        world_size=world_size,
+    )
+
+
+def teacher_geometry(config: RunConfig, root: Path) -> WanGeometry | None:
+    """The geometry that the teacher's folder names; None where there is no such folder."""
+    path = root / config.teacher / "model" / "config.json"
+    if not path.is_file():
+        return None
+    found = {key: value for key, value in read_json(path).items() if key in fields_dict(WanGeometry)}
+    found["patch_size"] = tuple(found.get("patch_size", (1, 2, 2)))
+    return WanGeometry(**found)
+
+
+def condition_channels(shape: WanGeometry) -> int:
+    """Channels of `y` that are joined to the latent: mask and first frame, or the position channels."""
+    return shape.in_channels - shape.out_channels
+
+
+def image_tokens(shape: WanGeometry) -> int:
+    """CLIP tokens that the network is given."""
+    return IMAGE_TOKENS if shape.image_dim else 0

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from harness.planning.rehearsal import ACTIVATIONS, CACHE, CASTS, GRADIENTS, PROMPT, extrapolate, make_batch, rehearse
+
+
+def total(parts):
+    return sum(parts.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "phase", "settings", "layers"),
+    [
+        ("sft", "generator", (), (7,)),
+        ("causal_sft", "generator", ("parallelism.activation_checkpointing=true",), (6,)),
+        pytest.param("dmd", "generator", ("rollout.window=4",), (7, 7, 7), marks=pytest.mark.slow),
+        ("dmd", "critic", ("parallelism.activation_checkpointing=true",), (5, 4, 4)),
+        pytest.param(
+            "dmd", "generator", ("parallelism.activation_checkpointing=true",), (5, 7, 7), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_short_rehearsals_give_the_numbers_of_the_whole_one(small, method, phase, settings, layers):
+    scene = small(method, *settings, layers=layers)
+    whole = max(rehearse(scene, phase).values(), key=lambda peak: peak.total)
+    assert total(extrapolate(scene, phase)) == pytest.approx(whole.total, rel=1e-4)
+
+
+def test_parts_are_named(small):
+    scene = small("dmd", layers=(2, 2, 2))
+    windows = rehearse(scene, "generator")
+    seen = {label for peak in windows.values() for label in peak.parts}
+    assert {CACHE, PROMPT, ACTIVATIONS} <= seen
+    cache = max(peak.parts.get(CACHE, 0) for peak in windows.values())
+    tokens = 3 * scene.networks[0][1].tokens_per_frame(scene.height, scene.width)  # one block is kept: the last is not
+    assert cache >= scene.microbatch * tokens * scene.networks[0][1].dim * 2 * 4 * 2  # keys and values of two layers
+
+
+def test_gradients_are_there_from_the_start_with_microbatches_and_sharded(small):
+    one = rehearse(small("sft"), "generator")
+    four = rehearse(small("sft", "parallelism.device_microbatch_size=1"), "generator")
+    assert GRADIENTS not in next(iter(one.values())).parts
+    whole = next(iter(four.values())).parts[GRADIENTS]
+    sharded = small("sft", "parallelism.device_microbatch_size=1", "parallelism.kind=fsdp2", world_size=2)
+    assert next(iter(rehearse(sharded, "generator").values())).parts[GRADIENTS] == pytest.approx(whole / 2, rel=1e-3)
+
+
+def highest(scene, phase):
+    return total(extrapolate(scene, phase))
+
+
+def test_settings_have_their_effect(small):
+    base = highest(small("causal_sft"), "generator")
+    assert highest(small("causal_sft", "parallelism.activation_checkpointing=true"), "generator") < 0.8 * base
+    assert highest(small("causal_sft", "parallelism.device_microbatch_size=1"), "generator") < 0.6 * base
+
+
+def test_a_window_bounds_the_cache(small):
+    windows = [
+        rehearse(small("dmd", *window, frames=12, layers=(2, 2, 2)), "critic") for window in ((), ("rollout.window=6",))
+    ]
+    whole, cut = (max(peak.parts.get(CACHE, 0) for peak in peaks.values()) for peaks in windows)
+    assert 0 < cut < 0.8 * whole
+
+
+def test_rollouts_ahead_hold_a_cache_for_each(small):
+    settings = ("dmd.critic_updates_per_generator_update=4", "parallelism.activation_checkpointing=true")
+    alone = rehearse(small("dmd", *settings, frames=12, batch=1), "critic")
+    ahead = rehearse(small("dmd", *settings, "dmd.rollouts_ahead=true", frames=12, batch=1), "critic")
+    caches = [max(peak.parts.get(CACHE, 0) for peak in windows.values()) for windows in (alone, ahead)]
+    assert caches[1] == pytest.approx(4 * caches[0], rel=1e-3)
+
+
+def test_bf16_halves_activations_and_keeps_casts_except_under_fsdp1(small):
+    single, half = (rehearse(small("sft", *s, layers=(2,)), "generator") for s in ((), ("precision=bf16",)))
+    activations = [max(peak.parts.get(ACTIVATIONS, 0) for peak in windows.values()) for windows in (single, half)]
+    assert activations[1] < 0.8 * activations[0]
+    settings = ("precision=bf16", "parallelism.activation_checkpointing=true")
+    held = []
+    for kind in ("ddp", "fsdp1"):
+        windows = rehearse(small("sft", *settings, f"parallelism.kind={kind}"), "generator")
+        held.append(max(peak.parts.get(CASTS, 0) for window, peak in windows.items() if window.stage == "after"))
+    assert held[0] > held[1]
+
+
+def test_a_batch_has_what_the_networks_read(small):
+    batch = make_batch(small("sft"), 3, device="cpu")
+    assert batch["latent"].shape == (3, 16, 6, 4, 4)
+    assert batch["condition"].text.shape == (3, 5, 8)
+    assert batch["condition"].y is None
+    assert batch["condition"].unconditional_text.shape[0] == 1
+    assert not torch.equal(batch["condition"].text, torch.zeros(3, 5, 8))
