@@ -167,7 +167,10 @@ def remedy(scene: Scene, limit: int) -> Remedy | None:
             found = _fits(changed(scene, chosen), limit)
             if found is not None:
                 return Remedy(chosen, found)
-    for more in combinations(other_changes(scene)):
+    others = other_changes(scene)
+    if _fits(changed(scene, [*_most(others), *most]), limit) is None:
+        return None
+    for more in combinations(others):
         larger = changed(scene, more)
         for chosen in ((), tuple(most)):
             found = _fits(changed(larger, chosen), limit)
