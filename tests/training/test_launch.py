@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import harness.train as train_module
 from harness.config.load import resolve_file
 from harness.errors import HarnessError
 from harness.train import main, parse, read_request, run
@@ -30,6 +31,14 @@ def launch(project, in_processes, monkeypatch):
             folder.finish({"fingerprint": "f"})
 
     monkeypatch.setattr(session, "train", train)
+    plain = train_module.run_folder
+
+    def noted(root, identity):
+        folder = plain(root, identity)
+        (folder.path / f"here{os.environ.get('RANK')}").touch()
+        return folder
+
+    monkeypatch.setattr(train_module, "run_folder", noted)
 
     def start(*words):
         def call(rank):
@@ -52,10 +61,14 @@ def test_both_processes_train_and_the_first_gives_out(project, launch):
 
 
 def in_a_fork(folder, call):
+    """Hold the run in another process, which calls when both processes of the launch have come to it."""
     child = os.fork()
     if child == 0:
         with held(folder, wait=False, what="the other launch", launch="other:1"):
             (folder.path / "held").touch()
+            while len(list(folder.path.glob("here?"))) < 2:
+                time.sleep(0.01)
+            time.sleep(0.3)
             call()
             os._exit(0)
     while not (folder.path / "held").exists():
@@ -67,7 +80,6 @@ def test_a_second_launch_waits_and_finds_the_run_finished(project, launch):
     folder = this_run(project)
 
     def other():
-        time.sleep(0.5)
         (folder.output / "checkpoints/model").mkdir(parents=True)
         folder.finish({"fingerprint": "f"})
 
@@ -80,7 +92,7 @@ def test_a_second_launch_waits_and_finds_the_run_finished(project, launch):
 
 def test_a_second_launch_takes_over_when_the_first_is_gone(project, launch):
     folder = this_run(project)
-    child = in_a_fork(folder, lambda: (time.sleep(0.5), os.kill(os.getpid(), 9)))
+    child = in_a_fork(folder, lambda: os.kill(os.getpid(), 9))
     assert launch("--wait") == [0, 0]
     os.waitpid(child, 0)
     assert len(list(folder.path.glob("trained*"))) == 2

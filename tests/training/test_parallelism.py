@@ -3,6 +3,7 @@
 import pytest
 from attrs import evolve
 from several_processes import SAMPLES, cpu_shims, exit_steps, network, rows, score, train, weights, with_parallelism
+from torch.distributed.fsdp import CPUOffload
 
 from harness.errors import HarnessError
 from harness.training.parallelism import check_device, check_sharding, copies, shard_networks
@@ -122,6 +123,16 @@ def test_settings_that_fit(config):
     hybrid = evolve(config.parallelism, kind="fsdp1", shard_degree=2)
     assert [copies(hybrid, n) for n in (2, 4, 8)] == [1, 2, 4]
     assert copies(evolve(hybrid, shard_degree=None), 8) == 1
+
+
+def test_only_the_teachers_layers_are_offloaded_and_only_the_generators_stay_gathered(config):
+    networks = {"generator": network(1), "critic": network(2), "teacher": network(3).requires_grad_(False)}
+    shard_networks(networks, evolve(config.parallelism, kind="fsdp1", teacher_cpu_offload=True))
+    how = {name: net.fsdp_wrap_fn(net.blocks[0]) for name, net in networks.items()}
+    assert how == {"generator": True, "critic": True, "teacher": {"cpu_offload": CPUOffload(offload_params=True)}}
+    shard_networks(networks, evolve(config.parallelism, kind="fsdp2", reshard_after_forward=False))
+    how = {name: net.fsdp_wrap_fn(net.blocks[0]) for name, net in networks.items()}
+    assert how == {"generator": {"reshard_after_forward": False}, "critic": True, "teacher": True}
 
 
 def test_only_trained_layers_are_recomputed(config):
