@@ -207,7 +207,7 @@ def report(experiment: str, root: Path, *, entity: str | None, out: Path | None)
                 f"`python -m harness wandb sync {experiment}` first"
             )
         made = build(comparison, ids, str(owner), where)
-        url = save(made, root / HOME / "reports" / f"{experiment}.json", wandb.setup().settings.base_url)
+        url = save(made, root / HOME / "reports" / f"{experiment}.json", wandb.Api().settings["base_url"])
     except HarnessError:
         raise
     except Exception as error:  # wandb raises many kinds
