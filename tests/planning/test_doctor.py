@@ -141,7 +141,7 @@ def test_every_check_is_on_its_own(folder, monkeypatch):
 
     asides = (
         aside("print('noise'); print('{}')"),
-        aside("raise SystemExit('broken')"),
+        aside("print('{}'); raise SystemExit('broken')"),
         aside("print('no json')"),
         aside("print('{\"gpus\": 1}')", devices),
         Aside("aside", ("/no/such/program",), pipeline, ""),
