@@ -216,7 +216,7 @@ class MonitorConfig:
 
     clips: int = _positive(128)
     metric: str = "fvd"
-    patience: int | None = field(default=None, validator=optional(gt(0)))  # stop after as many readings without a better
+    patience: int | None = field(default=None, validator=optional(gt(0)))  # readings without a better, to stop after
 
 
 @frozen(kw_only=True)

@@ -127,8 +127,11 @@ class CausalWan(WanTransformer3DModel):
                 keys_only=write_cache and last,
             )
             x, key_value, condition_key_value = self._run_block(index, x, condition.text, modulation, layer)
-            key_values.append(key_value)
-            condition_key_values.append(condition_key_value)
+            if cache is not None:
+                key_values.append(key_value)
+            if reused is not None:
+                condition_key_values.append(condition_key_value)
+            del key_value, condition_key_value  # what nobody keeps is freed before the next layer
 
         if reused is not None:
             reused.store_condition(source, self._version, evolve(condition, key_values=tuple(condition_key_values)))

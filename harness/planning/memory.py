@@ -106,7 +106,9 @@ def moments(scene: Scene) -> list[Moment]:
     copy = {GRADIENTS: whole, "a second copy of the generator": whole}
     found.append(Moment("the average takes the weights' place, or begins", {**always, **copy}))
     kept = sum(size for name, size in always.items() if name.endswith(MOMENTS))
-    found.append(Moment("a resume state is saved", {**always, GRADIENTS: whole, "a copy of the moments": kept}))
+    on_host = scene.config.precision == "bf16"  # then the device is a GPU, and the copy is not on it
+    copied = {} if on_host else {"a copy of the moments": kept}
+    found.append(Moment("a resume state is saved", {**always, GRADIENTS: whole, **copied}))
     return sorted(found, key=lambda moment: -moment.total)
 
 

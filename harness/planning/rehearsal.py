@@ -164,7 +164,7 @@ def rehearse(scene: Scene, phase: Role) -> Windows:
         meter.leave_out(network.parameters())
     casts = AsOnDevice(
         bf16=config.precision == "bf16",
-        keep_casts=config.parallelism.kind != "fsdp1",  # FSDP1's parameters are views of a flat one
+        keep_casts=False,  # see `harness.training.precision`
         note_cast=lambda cast: meter.relabel(cast, CASTS),
     )
     prompter = _Prompter(meter, networks)

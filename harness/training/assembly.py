@@ -30,6 +30,7 @@ from harness.data.loader import LookAhead
 from harness.errors import HarnessError
 from harness.training.checkpointing import Checkpointing
 from harness.training.parallelism import check_sharding, copies, parallelism_settings, shard_networks
+from harness.training.precision import forbid_cached_casts, trainer_precision
 
 
 @frozen(kw_only=True)
@@ -66,13 +67,6 @@ def batch_per_process(config: RunConfig, world_size: int) -> int:
     return size // world_size
 
 
-def trainer_precision(config: RunConfig) -> str:
-    """Composer's name of the precision. Raises HarnessError for bf16 without an accelerator."""
-    if config.precision == "bf16" and not torch.cuda.is_available():
-        raise HarnessError("precision: bf16 needs a GPU; on a CPU set precision: fp32")
-    return "amp_bf16" if config.precision == "bf16" else "fp32"
-
-
 def build_training(
     config: RunConfig,
     method: ComposerModel,
@@ -98,6 +92,7 @@ def build_training(
     Raises:
         HarnessError: settings that do not fit the machine or the number of processes.
     """
+    forbid_cached_casts()
     world_size, rank = dist.get_world_size(), dist.get_global_rank()
     order, adamw, settings = update_order(config), optimizers(config), method_settings(config)
     networks: dict[str, nn.Module] = method.networks()  # type: ignore[operator]

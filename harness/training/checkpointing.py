@@ -33,9 +33,14 @@ class Stateful(Protocol):
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Per parameter, in the order of the groups: this process's part of its moments; empty if it was never updated."""
+    """Per parameter, in the order of the groups: this process's part of its moments, copied to host memory; empty if it
+    was never updated.
+    """
     return [
-        {name: local(value).clone() if isinstance(value, torch.Tensor) else value for name, value in known.items()}
+        {
+            name: local(value).to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+            for name, value in known.items()
+        }
         for known in (
             optimizer.state.get(parameter, {}) for group in optimizer.param_groups for parameter in group["params"]
         )

@@ -103,3 +103,24 @@ def test_apart():
     assert intervals_apart(a, b) is intervals_apart(b, a) is True
     assert intervals_apart(a, Interval(2.0, 1.9, 3.0, 3)) is False
     assert intervals_apart(a, Interval(2.0, None, None, 1)) is None
+
+
+def test_holm_keeps_any_false_claim_rare_and_plain_tests_do_not():
+    rng, trials, hypotheses, level = random.Random(1), 1500, 5, 0.05
+    plain = adjusted = 0
+    for _ in range(trials):
+        shared = [rng.gauss(0.0, 0.5) for _ in range(3)]  # hypotheses of one experiment share its seeds
+        p_values = [t_test_p([s + rng.gauss(0.0, 1.0) for s in shared]) for _ in range(hypotheses)]
+        plain += any(p < level for p in p_values if p is not None)
+        adjusted += any(p < level for p in holm(p_values) if p is not None)
+    assert plain / trials > 0.12
+    assert adjusted / trials < level + 0.012
+
+
+def test_holm_holds_beside_true_effects_too():
+    rng, trials, level, false = random.Random(2), 1500, 0.05, 0
+    for _ in range(trials):
+        true = [t_test_p([40.0 + rng.gauss(0.0, 1.0) for _ in range(3)]) for _ in range(3)]
+        none = [t_test_p([rng.gauss(0.0, 1.0) for _ in range(3)]) for _ in range(2)]
+        false += any(p < level for p in holm(true + none)[3:] if p is not None)
+    assert 0.02 < false / trials < level + 0.012  # with the true ones out of the way, the level is used

@@ -30,8 +30,16 @@ def counted(works):
     [
         ("sft", ()),
         ("causal_sft", ()),
-        ("dmd", ("rollout.exit_step=last", "rollout.window=4")),
-        ("dmd", ("rollout.exit_step=last", "rollout.attention=bidirectional", "dmd.cfg_scale=1")),
+        ("dmd", ("rollout.exit_step=last", "rollout.window=4", "dmd.rollouts_ahead=false")),
+        (
+            "dmd",
+            (
+                "rollout.exit_step=last",
+                "rollout.attention=bidirectional",
+                "dmd.cfg_scale=1",
+                "dmd.rollouts_ahead=false",
+            ),
+        ),
     ],
 )
 def test_the_count_is_the_meters(small, method, settings):

@@ -1,8 +1,7 @@
 import pytest
-from attrs import evolve
 
 from harness.errors import HarnessError
-from harness.training.assembly import batch_per_process, optimizers, trainer_precision
+from harness.training.assembly import batch_per_process, optimizers
 
 
 @pytest.fixture
@@ -23,13 +22,3 @@ def test_each_role_has_its_own_optimizer_settings(config, project, small_run):
     }
     sft = small_run(project, "causal_sft")
     assert optimizers(sft) == {"generator": sft.causal_sft.optimizer}
-
-
-def test_bf16_needs_an_accelerator(config, monkeypatch):
-    low = evolve(config, precision="bf16")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert trainer_precision(config) == "fp32"
-    with pytest.raises(HarnessError, match="bf16 needs a GPU"):
-        trainer_precision(low)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert trainer_precision(low) == "amp_bf16"
