@@ -164,7 +164,6 @@ def rehearse(scene: Scene, phase: Role) -> Windows:
         meter.leave_out(network.parameters())
     casts = AsOnDevice(
         bf16=config.precision == "bf16",
-        keep_casts=False,  # see `harness.training.precision`
         note_cast=lambda cast: meter.relabel(cast, CASTS),
     )
     prompter = _Prompter(meter, networks)
@@ -187,7 +186,6 @@ def rehearse(scene: Scene, phase: Role) -> Windows:
                 (other["latent"], other["condition"], Draws.at(0, later)) for later, other in enumerate(others, start=1)
             ]
         loss = method({"latent": latent, "condition": condition})["loss"]
-        casts.leave()
         prompter.between("loss", WORK)
         torch.autograd.backward(loss)
     return {window: peak for window, peak in meter.peaks.items() if isinstance(window, Window)}

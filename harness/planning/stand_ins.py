@@ -18,21 +18,17 @@ class AsOnDevice(TorchFunctionMode):
     """Attention by one fused kernel, which keeps queries, keys, values, its output and a float32 per query and head;
     with `bf16`, matrix products and attention on operands cast as autocast casts them.
 
-    Autocast keeps its cast of a trainable float32 weight until it is left. With gradients off such a cast has no graph:
-    where gradients are on, another one takes its place here. Where the code opens a region of `torch.autocast`, which
-    knows no meta device, the region steers this mode instead.
+    No cast of a weight is kept (see `harness.training.precision`). Where the code opens a region of `torch.autocast`,
+    which knows no meta device, the region steers this mode instead.
 
-    bf16         compute under autocast
-    keep_casts   whether weights are such that autocast keeps their casts (leaves of the graph that are no views)
-    note_cast    is told of each cast of a weight
+    bf16        compute under autocast
+    note_cast   is told of each cast of a weight
     """
 
-    def __init__(self, *, bf16: bool, keep_casts: bool, note_cast: Callable[[Tensor], None]) -> None:
+    def __init__(self, *, bf16: bool, note_cast: Callable[[Tensor], None]) -> None:
         super().__init__()
         self.bf16 = bf16
-        self.keep_casts = keep_casts
         self.note_cast = note_cast
-        self._casts: dict[int, Tensor] = {}
         self._region_before = torch.autocast
 
     def __enter__(self) -> AsOnDevice:
@@ -71,17 +67,7 @@ class AsOnDevice(TorchFunctionMode):
     def _cast(self, x: Any) -> Any:
         if not isinstance(x, Tensor) or x.dtype != torch.float32:
             return x
-        if not isinstance(x, torch.nn.Parameter):
-            return x.to(torch.bfloat16)
-        kept = self._casts.get(id(x))
-        if kept is None or (torch.is_grad_enabled() and x.requires_grad and not kept.requires_grad):
-            kept = x.to(torch.bfloat16)
-            self.note_cast(kept)
-            if self.keep_casts and x.requires_grad:
-                self._casts[id(x)] = kept
-        return kept
-
-    def leave(self) -> None:
-        """Leave autocast for the backward pass: its casts are dropped; a recomputation enters it for one layer only."""
-        self._casts.clear()
-        self.keep_casts = False
+        cast = x.to(torch.bfloat16)
+        if isinstance(x, torch.nn.Parameter):
+            self.note_cast(cast)
+        return cast

@@ -20,7 +20,8 @@ def small():
     """Makes a scene: method, settings as they are typed, layers of (generator, critic, teacher), devices."""
 
     def make(method="dmd", *settings, layers=(3, 3, 3), frames=6, world_size=1, size=4, batch=4):
-        given = [f"{method}.batch_size={batch}", "precision=fp32", "rollout.denoising_steps=[1000, 500]", *settings]
+        given = [f"{method}.batch_size={batch}", "precision=fp32", "rollout.denoising_steps=[1000, 500]"]
+        given += ["dmd.rollouts_ahead=false", *settings]
         config = evolve(resolve_preset("tiny", method, given, PARAMS), frames=frames)
         roles = ("generator", "critic", "teacher") if method == "dmd" else ("generator",)
         networks = tuple((role, evolve(SMALL, num_layers=number)) for role, number in zip(roles, layers, strict=False))

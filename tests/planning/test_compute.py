@@ -30,7 +30,7 @@ def counted(works):
     [
         ("sft", ()),
         ("causal_sft", ()),
-        ("dmd", ("rollout.exit_step=last", "rollout.window=4", "dmd.rollouts_ahead=false")),
+        ("dmd", ("rollout.exit_step=last", "rollout.window=4")),
         (
             "dmd",
             (

@@ -71,16 +71,16 @@ def test_rollouts_ahead_hold_a_cache_for_each(small):
     assert caches[1] == pytest.approx(4 * caches[0], rel=1e-3)
 
 
-def test_bf16_halves_activations_and_keeps_casts_except_under_fsdp1(small):
+def test_bf16_halves_activations_and_keeps_no_layers_casts_to_the_end(small):
     single, half = (rehearse(small("sft", *s, layers=(2,)), "generator") for s in ((), ("precision=bf16",)))
     activations = [max(peak.parts.get(ACTIVATIONS, 0) for peak in windows.values()) for windows in (single, half)]
     assert activations[1] < 0.8 * activations[0]
     settings = ("precision=bf16", "parallelism.activation_checkpointing=true")
     held = []
-    for kind in ("ddp", "fsdp1"):
-        windows = rehearse(small("sft", *settings, f"parallelism.kind={kind}"), "generator")
+    for layers in (2, 3):
+        windows = rehearse(small("sft", *settings, layers=(layers,)), "generator")
         held.append(max(peak.parts.get(CASTS, 0) for window, peak in windows.items() if window.stage == "after"))
-    assert held[0] > held[1]
+    assert held[0] == held[1]  # what is left belongs to no layer
 
 
 def test_a_batch_has_what_the_networks_read(small):

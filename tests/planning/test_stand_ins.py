@@ -6,9 +6,9 @@ from torch.nn import functional
 from harness.planning.stand_ins import AsOnDevice
 
 
-def mode(bf16=True, keep=True):
+def mode(bf16=True):
     noted = []
-    return AsOnDevice(bf16=bf16, keep_casts=keep, note_cast=noted.append), noted
+    return AsOnDevice(bf16=bf16, note_cast=noted.append), noted
 
 
 def test_fused_attention_makes_no_scores_and_has_a_backward_pass():
@@ -21,42 +21,20 @@ def test_fused_attention_makes_no_scores_and_has_a_backward_pass():
     assert q.grad is not None
 
 
-def test_products_run_in_bf16_and_casts_are_kept_as_autocast_keeps_them():
+def test_products_run_in_bf16_and_no_cast_is_kept():
     layer, x = nn.Linear(4, 4, device="meta"), torch.empty(2, 4, device="meta")
     autocast, noted = mode()
     with autocast:
         assert layer(x).dtype == torch.bfloat16
-        layer(x)
-        assert len(noted) == 2  # weight and bias, once
+        with torch.no_grad():
+            layer(x)
+        assert layer(x).requires_grad
+        assert len(noted) == 6  # weight and bias, each time
         with torch.autocast("meta", enabled=False):
             assert layer(x).dtype == torch.float32
-        autocast.leave()
-        layer(x)
-        layer(x)
     assert len(noted) == 6
     assert torch.autocast is not autocast._region
     with pytest.raises(RuntimeError):
         torch.autocast("meta")
-
-
-def test_a_cast_without_a_graph_is_replaced_where_gradients_are_on():
-    layer, x = nn.Linear(4, 4, bias=False, device="meta"), torch.empty(2, 4, device="meta")
-    autocast, noted = mode()
-    with autocast:
-        with torch.no_grad():
-            layer(x)
-        assert layer(x).requires_grad
-        with torch.no_grad():
-            layer(x)
-    assert len(noted) == 2
-
-
-def test_casts_of_frozen_weights_are_not_kept_and_fp32_stays():
-    layer, x = nn.Linear(4, 4, bias=False, device="meta").requires_grad_(False), torch.empty(2, 4, device="meta")
-    autocast, noted = mode()
-    with autocast:
-        layer(x)
-        layer(x)
-    assert len(noted) == 2
     with mode(bf16=False)[0]:
         assert layer(x).dtype == torch.float32
