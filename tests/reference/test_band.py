@@ -79,6 +79,19 @@ def test_one_window_is_students_prediction_interval():
     assert (found.centre[0], found.half_width[0], found.freedom) == pytest.approx((7 / 3, half, 2))
 
 
+def test_the_level_is_shared_by_the_windows_that_tell_something_new():
+    rows = np.random.default_rng(0).standard_normal((3, ROWS))
+    found = band([series(row) for row in rows], 0.05)
+    means = rows.reshape(3, 20, 5).mean(axis=2)
+    variance = means.var(axis=0, ddof=1)
+    near = np.array([variance[max(0, k - 2) : k + 3].mean() for k in range(20)])
+    new = independent_windows(means - means.mean(axis=0), near)
+    assert new > 8
+    assert found.freedom == pytest.approx(2 * (1 + (new - 1) / 3))
+    t = stats.t.ppf(1 - 0.05 / 2 / new, found.freedom)
+    assert (found.half_width >= t * np.sqrt(4 / 3 * np.maximum(near, variance.mean())) * (1 - 1e-9)).all()
+
+
 def test_the_level_is_shared_by_the_signals():
     rng = np.random.default_rng(0)
     runs = [{f"generator/s{n}": series(rng.normal(size=3)) for n in range(10)} for _ in range(3)]

@@ -22,7 +22,7 @@ def test_rows_are_split_by_the_network_they_updated(tmp_path):
 def test_a_row_that_is_being_written_does_not_count(tmp_path):
     write_run(tmp_path, updates=4, manifest=False)
     path = tmp_path / "history.csv"
-    path.write_text(path.read_text() + "9,4,5,crit")
+    path.write_text(path.read_text() + "9,4,5,critic,0.")
     run = read_run(tmp_path, "r")
     assert run.signals["critic/lr"].clock.tolist() == [1, 2, 3, 4]
     assert run.manifest == {}
