@@ -24,7 +24,7 @@ def test_a_row_that_is_being_written_does_not_count(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text(path.read_text() + "9,4,5,critic,0.")
     run = read_run(tmp_path, "r")
-    assert run.signals["critic/lr"].clock.tolist() == [1, 2, 3, 4]
+    assert run.signals["critic/loss"].clock.tolist() == [1, 2, 3, 4]
     assert run.manifest == {}
     assert run.seed is None
 
