@@ -93,6 +93,11 @@ def _run(config: RunConfig) -> Iterable[Line]:
     yield "method", f"{config.method}: {what[config.method]}"
     yield "model", f"{config.model} (preset {config.preset}), seed {config.seed}"
     yield "starts from", starts[config.init.kind]
+    if config.method == "dmd":
+        yield (
+            "critic starts from",
+            f"the teacher's weights ({config.teacher})" if config.critic is None else config.critic,
+        )
 
 
 def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:

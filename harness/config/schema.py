@@ -254,6 +254,7 @@ class RunConfig:
     keep_states: int = _positive(2)  # resume states that stay on disk; more than one, in case the newest is damaged
     log_every_batches: int = _positive(1)
     teacher: str = "checkpoints/teacher"  # its `model/` is a diffusers folder
+    critic: str | None = None  # where DMD's critic starts, a model folder of any size; null: from the teacher
     data: str = "data/encoded"
 
     @property

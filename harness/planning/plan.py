@@ -166,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="h100", help=f"{', '.join(DEVICES)}, or a bf16 peak in TFLOP/s")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is reached (default: 0.4)")
     parser.add_argument(
-        "--teacher-model", metavar="MODEL", help="of critic and teacher, while their folder is not here"
+        "--teacher-model",
+        metavar="MODEL",
+        help="of the teacher, and of a critic without a folder of its own, while the folder is not here",
     )
     arguments = parser.parse_intermixed_args(argv)
     if arguments.gpus < 1 or not 0 < arguments.mfu <= 1:

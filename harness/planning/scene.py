@@ -11,6 +11,7 @@ from harness.config.schema import Preset, RunConfig
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.models.presets import WanGeometry, geometry
+from harness.training.inputs import critic_folder, teacher_folder
 
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan2.1 takes them (arXiv 2503.20314)
 
@@ -85,8 +86,8 @@ def build_scene(
 ) -> Scene:
     """The scene of a configuration.
 
-    teacher   preset of critic and teacher; by default what the teacher's folder says, and where there is none yet the
-              generator's own
+    teacher   preset of the teacher; by default what its folder says, and where there is none yet the generator's own.
+              So it is for a critic with a folder of its own; any other has the teacher's size
 
     Raises:
         HarnessError: an unknown model, a damaged config.json.
@@ -95,8 +96,9 @@ def build_scene(
     if config.method != "dmd":
         networks: tuple[tuple[str, WanGeometry], ...] = (("generator", own),)
     else:
-        score = geometry(teacher) if teacher else teacher_geometry(config, root) or own
-        networks = (("generator", own), ("critic", score), ("teacher", score))
+        score = geometry(teacher) if teacher else written_geometry(teacher_folder(config, root)) or own
+        critic = score if config.critic is None else written_geometry(critic_folder(config, root)) or own
+        networks = (("generator", own), ("critic", critic), ("teacher", score))
     factor = preset.encoders.spatial_factor
     return Scene(
         config=config,
@@ -108,9 +110,9 @@ def build_scene(
     )
 
 
-def teacher_geometry(config: RunConfig, root: Path) -> WanGeometry | None:
-    """The geometry that the teacher's folder names; None where there is no such folder."""
-    path = root / config.teacher / "model" / "config.json"
+def written_geometry(folder: Path) -> WanGeometry | None:
+    """The geometry that a model folder names; None where there is no such folder."""
+    path = folder / "config.json"
     if not path.is_file():
         return None
     found = {key: value for key, value in read_json(path).items() if key in fields_dict(WanGeometry)}

@@ -33,6 +33,14 @@ def teacher_folder(config: RunConfig, root: Path) -> Path:
     return model_folder(folder) or folder / "model"
 
 
+def critic_folder(config: RunConfig, root: Path) -> Path:
+    """The model folder that DMD's critic starts from: the teacher's, if no other is named."""
+    if config.critic is None:
+        return teacher_folder(config, root)
+    folder = root / config.critic
+    return model_folder(folder) or folder / "model"
+
+
 def import_command(config: RunConfig) -> str:
     """The command that fetches a pretrained teacher, with its VAE and encoders."""
     source = HUB.get(config.model, "SOURCE")
@@ -58,6 +66,8 @@ def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
     folders = {"data": root / config.data}
     if config.method == "dmd":
         folders["teacher"] = teacher_folder(config, root)
+        if config.critic is not None:
+            folders["critic"] = critic_folder(config, root)
     init = init_folder(config, root)
     if init is not None:
         folders["init"] = init

@@ -1,9 +1,13 @@
 import pytest
 import torch
+from attrs import asdict, evolve
 
 from harness.errors import HarnessError
+from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import save_model
-from harness.models.presets import build_model
+from harness.models.presets import build_model, geometry
+from harness.training.fingerprint import fingerprint
+from harness.training.inputs import input_digests
 from harness.training.method_builder import build_method, initial_generator
 
 
@@ -33,8 +37,6 @@ def test_roles_of_dmd_start_from_their_weights_and_share_no_memory(project, smal
 
 
 def test_weights_of_another_size_are_refused(project, small_run):
-    from harness.models.causal_wan import CausalWan
-
     small = CausalWan(num_attention_heads=2, attention_head_dim=12, num_layers=1, ffn_dim=8, text_dim=8, freq_dim=8)
     save_model(small, project / "mine")
     config = small_run(project, "causal_sft", "init.kind=checkpoint", "init.path=mine")
@@ -49,3 +51,20 @@ def test_the_attention_back_end_reaches_every_network_and_a_wrong_one_is_refused
         assert {p._attention_backend for p in processors} == {"_native_math"}
     with pytest.raises(HarnessError, match="sage has no backward pass"):
         build_method(small_run(project, "sft", "attention_backend=sage"), project)
+
+
+def test_the_critic_may_be_smaller_than_the_teacher(project, small_run):
+    shape = {**asdict(geometry("tiny")), "num_layers": 2, "ffn_dim": 64}
+    save_model(CausalWan(**shape), project / "pretrained/small/transformer")
+    config = small_run(project, "dmd", "init.kind=teacher", "critic=pretrained/small")
+    method = build_method(config, project)
+    layers = {role: len(network.blocks) for role, network in method.networks().items()}
+    assert layers == {"generator": 4, "critic": 2, "teacher": 4}
+    assert "critic" in input_digests(config, project)
+    assert fingerprint(config, {}) == fingerprint(evolve(config, critic=None), {})  # its digest counts, not its place
+
+
+def test_a_critic_of_other_latents_is_refused(project, small_run):
+    save_model(CausalWan(**{**asdict(geometry("tiny")), "num_layers": 1, "text_dim": 32}), project / "other")
+    with pytest.raises(HarnessError, match=r"other/config.json: text_dim is 32, `model: tiny` has 64"):
+        build_method(small_run(project, "dmd", "init.kind=teacher", "critic=other"), project)

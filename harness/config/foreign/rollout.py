@@ -147,7 +147,13 @@ def _critic(theirs: Theirs, key: str) -> Outcome:
     teacher = theirs.model_of("real_name")
     if theirs.model_of(key) == teacher:
         return as_here("the critic starts from the teacher's weights")
-    return nothing(f"the critic starts from the teacher's weights here, and has its size: {teacher}")
+    model = theirs.model_of(key)
+    folder = theirs.weights_of(model)
+    if folder is None:
+        return nothing(f"no preset of params.yaml says where the weights of {model} lie; set `critic`")
+    return translated(
+        "its first weights, which are not the teacher's", _import(_hub_id(model), model, folder), critic=folder
+    )
 
 
 def _import(source: str, model: str, folder: str, *options: str) -> str:

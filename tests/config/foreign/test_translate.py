@@ -70,7 +70,11 @@ def test_what_has_to_be_imported_first():
         "python -m harness import checkpoints/ode_init.pt --preset wan2.1-t2v-1.3b --out pretrained/ode_init",
         "python -m harness import Wan-AI/Wan2.1-T2V-14B-Diffusers --preset wan2.1-t2v-14b "
         "--out pretrained/wan2.1-t2v-14b",
+        "python -m harness import Wan-AI/Wan2.1-T2V-1.3B-Diffusers --preset wan2.1-t2v-1.3b "
+        "--out pretrained/wan2.1-t2v-1.3b",
     ]
+    run = resolved("self_forcing_dmd")
+    assert (run.teacher, run.critic) == ("pretrained/wan2.1-t2v-14b", "pretrained/wan2.1-t2v-1.3b")
     i2v = of(parse_yaml(FILES["self_forcing_14b_i2v_dmd"], "f.yaml"))
     assert "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers --preset wan2.1-i2v-14b-480p" in i2v.to_do[0]
 
@@ -174,7 +178,6 @@ def test_values_are_converted(values, settings):
         ("generator_cpu_offload", True, "host memory"),
         ("image_or_video_shape", [1, 21, 16, 90, 160], "16 × 60 × 104"),
         ("num_training_frames", 27, "`data.frames: 105`"),
-        ("fake_name", "Wan2.1-T2V-1.3B", "has its size: wan2.1-t2v-14b"),
         ("negative_prompt", "ugly", "empty prompt"),
         ("mixed_precision", "fp16", "fp32 and bf16 only"),
     ],
