@@ -23,7 +23,6 @@ help:  ## show this list
 
 repro: .venv/.ok  ## run the whole pipeline (what is stale of it), print the verdicts and where the report is
 	@python -m harness repro --jobs $(JOBS)
-	@python -m harness verdicts
 
 test: .venv/.ok  ## the test suite
 	@OMP_NUM_THREADS=1 python -m pytest

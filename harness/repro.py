@@ -21,6 +21,7 @@ from types import FrameType
 
 from attrs import define, field
 
+from harness.comparison.compare import print_verdicts
 from harness.comparison.declaration import load_declaration
 from harness.errors import HarnessError
 from harness.stages import (
@@ -278,7 +279,7 @@ def repro(targets: Sequence[str] = (), jobs: int = 2) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`repro`: run all stale stages, several at once. Ends in the same state as `dvc repro`."""
+    """`repro`: run all stale stages, several at once, and say what was found. Ends in the same state as `dvc repro`."""
     parser = argparse.ArgumentParser(prog="python -m harness repro", description=main.__doc__)
     parser.add_argument("targets", nargs="*", help="stages or dvc.yaml files, as for `dvc repro` (default: everything)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default: 2)")
@@ -288,6 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals_stop(), only_launcher():
             repro(arguments.targets, arguments.jobs)
+            if not arguments.targets and any(Path("comparisons").glob("*/comparison.json")):
+                print_verdicts()
     except Stopped as stop:
         print(f"stopped ({stop}); everything finished is kept: run the same command again to go on", file=sys.stderr)
         return stop.status

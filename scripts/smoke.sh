@@ -10,7 +10,6 @@ export WANDB_MODE=${WANDB_MODE:-offline}
 scripts/smoke_copy.sh "$copy"
 cd "$copy"
 python -m harness repro --jobs "$jobs"
-python -m harness verdicts
 
 for file in reports/index.html experiments/*/experiment.yaml; do
   case $file in

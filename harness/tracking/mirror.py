@@ -35,6 +35,7 @@ from harness.tracking.store import Entry
 GRACE = 300.0  # seconds to finish in, after what is mirrored has ended
 INIT_TIMEOUT = 30.0
 SHOWN = 4  # clips of each model
+NICENESS = 10
 
 
 def wandb_settings() -> Any:
@@ -264,10 +265,19 @@ def _read_to_end(stream: IO[bytes], ended: threading.Event) -> None:
     ended.set()
 
 
+def step_back(autogroup: Path = Path("/proc/self/autogroup")) -> None:
+    """Leave the processor to the training: by this process's niceness, and by that of its session, where Linux shares
+    the processor among sessions first (sched(7), "The autogroup feature").
+    """
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        autogroup.write_text(str(NICENESS))
+
+
 def main(argv: list[str]) -> int:
     """Mirror one entry; 0 if all went well."""
     entry, following = Entry(Path(argv[0])), "--follow" in argv[1:]
-    os.nice(10)
+    step_back()
     os.environ.setdefault("WANDB_SILENT", "true")
     ended = threading.Event()
     if following:

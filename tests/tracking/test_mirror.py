@@ -47,7 +47,7 @@ def test_a_real_offline_run(project, monkeypatch):
 
 
 def test_whatever_goes_wrong_ends_in_the_status(project, monkeypatch):
-    monkeypatch.setattr(mirror.os, "nice", lambda _: 0)
+    monkeypatch.setattr(mirror, "step_back", lambda: None)
     entry = put(compare_request(EXPERIMENT, project), project / HOME)
 
     def fail(*_):
@@ -165,3 +165,11 @@ def test_a_server_that_fails_holds_nobody_up(project, server, fault, monkeypatch
     status = entry.status()
     assert status["state"] == "failed"
     assert status["error"]
+
+
+def test_it_steps_back_also_where_sessions_share_the_processor(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mirror.os, "nice", asked.append)
+    mirror.step_back(tmp_path / "autogroup")
+    assert (asked, (tmp_path / "autogroup").read_text()) == ([10], "10")
+    mirror.step_back(tmp_path / "no such folder" / "autogroup")  # another kernel
