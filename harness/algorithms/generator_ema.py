@@ -91,4 +91,7 @@ class GeneratorEMA(Algorithm):
         found = {name: weight.shape for name, weight in state["shadow"].items()}
         if wanted != found:
             raise HarnessError("the averaged weights of the saved state belong to another network")
-        self.shadow = {name: weight.float().clone() for name, weight in state["shadow"].items()}
+        weights = local_parameters(self.network)
+        self.shadow = {
+            name: value.to(weights[name].device, torch.float32, copy=True) for name, value in state["shadow"].items()
+        }

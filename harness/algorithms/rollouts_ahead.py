@@ -59,7 +59,9 @@ class RolloutsAhead(Algorithm):
         while len(self._made) <= number:
             self._made.append([])
         self.method.made = self._made[number]  # type: ignore[assignment]
-        pieces = [state.device.batch_to_device(pieces[number]) for pieces in self._upcoming]
+        pieces = [
+            self.data.microbatch_transforms(state.device.batch_to_device(pieces[number])) for pieces in self._upcoming
+        ]
         self.method.upcoming = [  # type: ignore[assignment]
             (piece["latent"], piece["condition"], self.randomness.draws(batch + later, number))
             for later, piece in enumerate(pieces, start=1)

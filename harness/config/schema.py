@@ -216,6 +216,7 @@ class MonitorConfig:
 
     clips: int = _positive(128)
     metric: str = "fvd"
+    batch_size: int = _positive(1)  # clips that are sampled at once
     patience: int | None = field(default=None, validator=optional(gt(0)))  # readings without a better, to stop after
 
 

@@ -192,6 +192,16 @@ def split_batch(batch: Batch, microbatch_size: int | float) -> list[Batch]:
     return pieces
 
 
-def data_spec(dataloader: StreamingDataLoader) -> DataSpec:
-    """What the Composer Trainer needs to count and cut batches that hold a Condition."""
-    return DataSpec(dataloader, split_batch=split_batch, get_num_samples_in_batch=size_of)
+def condition_beside_latent(batch: Batch) -> Batch:
+    """The batch with its Condition on the device of its latent: Composer moves tensors, not what holds them."""
+    return {**batch, "condition": batch["condition"].to(batch["latent"].device)}
+
+
+def data_spec(dataloader: Any) -> DataSpec:
+    """What the Composer Trainer needs to count, cut and move batches that hold a Condition."""
+    return DataSpec(
+        dataloader,
+        split_batch=split_batch,
+        get_num_samples_in_batch=size_of,
+        microbatch_transforms=condition_beside_latent,
+    )

@@ -53,7 +53,9 @@ class Bench:
         self, model: nn.Module, sampler: Sampler, repeat: int, watch: Stopwatch
     ) -> Iterator[tuple[int, Tensor]]:
         """Latents of all fixed prompts, batch by batch: (index of the first clip, `[B, C, F, h, w]`)."""
-        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        half = nullcontext()
+        if self.precision == "bf16":  # without a second, bf16 copy of all weights
+            half = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         for start in range(0, len(self.prompts), self.batch_size):
             stop = min(start + self.batch_size, len(self.prompts))
             noise = fixed_noise(self.seed, range(start, stop), self.shape, repeat).to(self.device)

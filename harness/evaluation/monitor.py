@@ -21,7 +21,6 @@ from harness.seeding import seed_for
 
 SFT_STEPS = 4  # of the ODE: few, because a monitor ranks checkpoints and is not the card
 SFT_CFG_SCALE = 2.5
-BATCH = 64
 SHOWN = 4  # clips that are kept for people to see
 LOGGED = (
     "fvd",
@@ -69,10 +68,11 @@ class Monitor:
         latent_std: float,
         sampler: Sampler,
         shape: tuple[int, int, int, int],
+        batch_size: int,
         precision: str = "fp32",
     ):
         self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
-        self.precision = precision
+        self.batch_size, self.precision = batch_size, precision
         self.seed = seed_for(0, "monitor")
         self.shown = np.empty((0, 1, 1, 1, 3), np.uint8)  # first clips of the last call, `[N, F, H, W, 3]`
         self.reference, self.latent_mean, self.latent_std = reference, latent_mean, latent_std
@@ -87,7 +87,7 @@ class Monitor:
             prompts=self.prompts,
             shape=self.shape,
             seed=self.seed,
-            batch_size=BATCH,
+            batch_size=self.batch_size,
             device=device,
             precision=self.precision,
             silent=True,
@@ -95,15 +95,15 @@ class Monitor:
         training = model.training
         model.eval()
         try:
-            measured, latents = [], []
+            measured, latents, shown = [], [], []
             for _, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
                 latents.append(made.cpu())
                 video = decode_latents(bench.vae, made)
-                if len(latents) == 1:
-                    self.shown = to_pixels(video[:SHOWN])
+                shown += list(to_pixels(video[: SHOWN - len(shown)]))
                 measured.append(self.evaluators.measure(video))
         finally:
             model.train(training)
+        self.shown = np.stack(shown)
         values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
         kept = {name: values[name] for name in LOGGED if name in values}
         sampled, spread = torch.cat(latents), max(self.latent_std, 1e-9)
@@ -146,5 +146,6 @@ def build_monitor(
         latent_std=float(stored["latent"].astype(np.float32).std(ddof=1)),
         sampler=sampler_for(run_config),
         shape=latent_shape(data, run_config.frames),
+        batch_size=run_config.monitor.batch_size,
         precision=run_config.precision,
     )

@@ -58,6 +58,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, states: list[dict[str
                 moment = torch.zeros_like(parameter)
                 local(moment).copy_(value)
                 value = moment
+            elif name == "step":  # the fused kernel reads it where the weights are
+                value = value.to(local(parameter.detach()).device)
             optimizer.state[parameter][name] = value
 
 

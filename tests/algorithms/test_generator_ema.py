@@ -90,3 +90,13 @@ def test_refuses_another_network():
     ema = GeneratorEMA(method(), decay=0.9, start=0, order=UpdateOrder(generator_updates=5))
     with pytest.raises(HarnessError, match="another network"):
         ema.load_state_dict({"shadow": {"weight": torch.zeros(7)}})
+
+
+def test_the_saved_average_comes_back_to_the_device_of_the_weights():
+    model = method()
+    ema = GeneratorEMA(model, decay=0.5, start=0, order=UpdateOrder(generator_updates=5, ratio=1, warmup=0))
+    event(ema, Event.AFTER_LOAD, 0)
+    saved = ema.state_dict()
+    there = GeneratorEMA(model.to("meta"), decay=0.5, start=0, order=ema.order)
+    there.load_state_dict(saved)
+    assert {weight.device.type for weight in there.shadow.values()} == {"meta"}

@@ -231,3 +231,13 @@ def test_a_new_epoch_forgets_what_was_read_of_the_last():
     next(given)
     ahead.peek(2)
     assert next(iter(ahead)) == 0
+
+
+def test_the_condition_goes_where_the_latent_goes(data):
+    spec = data_spec(loader_of(data))
+    batch = next(iter(loader_of(data)))
+    moved = spec.microbatch_transforms({**batch, "latent": batch["latent"].to("meta")})  # as on a GPU
+    assert moved["condition"].text.device.type == "meta"
+    assert moved["condition"].unconditional_text.device.type == "meta"
+    stayed = spec.microbatch_transforms(batch)
+    assert torch.equal(stayed["condition"].text, batch["condition"].text)

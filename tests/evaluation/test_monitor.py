@@ -80,7 +80,7 @@ def test_real_latents_are_at_the_codecs_ceiling(root):
     """A "generator" that plays back the validation latents of the prompts asked for is as good as can be."""
     monitor = monitor_of(root, "toy/low/seed0")
     stored = torch.from_numpy(load_split(root / "data/encoded/validation")["latent"].copy()).float()
-    played = iter(stored[monitor.prompts.prompts].split(64))
+    played = iter(stored[monitor.prompts.prompts].split(monitor.batch_size))
     monitor.sampler = lambda model, noise, condition, rng: next(played)
     values = monitor(torch.nn.Linear(1, 1))
     assert values["motion_accuracy"] == 1
@@ -97,7 +97,7 @@ def test_a_shift_and_a_stretch_of_the_latents_are_told_apart(root):
     clips = stored[monitor.prompts.prompts]
 
     def values(change):
-        played = iter(change(clips).split(64))
+        played = iter(change(clips).split(monitor.batch_size))
         monitor.sampler = lambda model, noise, condition, rng: next(played)
         return monitor(torch.nn.Linear(1, 1))
 
@@ -124,3 +124,25 @@ def test_the_reference_is_the_source_clips_and_not_what_the_codec_makes_of_them(
     source = load_evaluators(root / "checkpoints/evaluators").measure(videos)
     assert np.allclose(student.reference.measured.features, source.features, atol=1e-6)
     assert np.allclose(student.reference.measured.brightness, source.brightness, atol=1e-9)
+
+
+def test_as_many_clips_at_once_as_the_run_says(root):
+    run = resolve_target("toy/low/seed0", root)
+    monitor = build_monitor(
+        evolve(run, monitor=evolve(run.monitor, batch_size=3)),
+        data_folder=root / "data/encoded",
+        evaluators_folder=root / "checkpoints/evaluators",
+        encoders_folder=root / "checkpoints/encoders",
+    )
+    stored = torch.from_numpy(load_split(root / "data/encoded/validation")["latent"].copy()).float()
+    sizes = []
+
+    def sampler(model, noise, condition, rng):
+        sizes.append(len(noise))
+        return stored[: len(noise)]
+
+    monitor.sampler = sampler
+    monitor(torch.nn.Linear(1, 1))
+    assert max(sizes) == 3
+    assert len(monitor.shown) == 4
+    assert sum(sizes) == run.monitor.clips

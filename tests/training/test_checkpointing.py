@@ -45,3 +45,15 @@ def test_a_scalar_parameter_is_not_taken_for_the_step_counter():
     load_optimizer_state(optimizer, saved)
     assert float(optimizer.state[parameter]["step"]) == 1.0
     assert float(optimizer.state[parameter]["exp_avg"]) == pytest.approx(0.2)
+
+
+def test_everything_comes_back_to_the_device_of_its_weights():
+    _, _, optimizer = trained(2)
+    saved = optimizer_state(optimizer)
+    assert {value.device.type for known in saved for value in known.values()} == {"cpu"}
+    elsewhere = [nn.Parameter(torch.empty(3, 3, device="meta")), nn.Parameter(torch.empty(3, device="meta"))]
+    there = torch.optim.AdamW([{"name": "used", "params": elsewhere}])
+    load_optimizer_state(there, saved[:2])
+    for parameter in elsewhere:
+        found = {name: value.device.type for name, value in there.state[parameter].items()}
+        assert found == {"step": "meta", "exp_avg": "meta", "exp_avg_sq": "meta"}
