@@ -17,6 +17,7 @@ from harness.models.presets import WanGeometry
 from harness.planning.meter import Bytes
 from harness.planning.rehearsal import GRADIENTS, extrapolate
 from harness.planning.scene import Scene
+from harness.rollout.few_step import num_blocks
 
 FLOAT = 4  # bytes
 FSDP, MOMENTS = "gathered by FSDP", ": Adam moments"
@@ -95,13 +96,32 @@ def gathered(scene: Scene) -> int:
     return max(sizes)
 
 
+def unreduced(scene: Scene) -> Bytes:
+    """What FSDP cannot spread while a causal rollout's backward pass runs.
+
+    A gradient that comes from several passes, one for each block of frames, is complete, and reduced, only when the
+    last of them has been gone through: until then each layer's whole gradient waits. FSDP1 keeps the layers' weights
+    gathered too.
+    """
+    config = scene.config
+    rollout = config.rollout
+    if config.method != "dmd" or scene.shards == 1 or rollout.attention == "bidirectional":
+        return {}
+    blocks = min(num_blocks(rollout, config.frames), -(-rollout.gradient_frames // rollout.frames_per_block))
+    if blocks < 2:
+        return {}
+    copies = 2 if config.parallelism.kind == "fsdp1" else 1
+    return {"gradients of earlier blocks": copies * FLOAT * count_parameters(dict(scene.networks)["generator"]).all}
+
+
 def moments(scene: Scene) -> list[Moment]:
     """The moments at which memory may be highest, the highest first."""
     always, found = held_throughout(scene), []
     buffers = {FSDP: gathered(scene)} if scene.shards > 1 else {}
     for role in scene.trained:
         parts = _rehearsed(scene, role)
-        found.append(Moment(f"an update of the {role}", {**always, **buffers, **parts}))
+        waiting = unreduced(scene) if role == "generator" else {}
+        found.append(Moment(f"an update of the {role}", {**always, **buffers, **parts, **waiting}))
     whole = FLOAT * count_parameters(dict(scene.networks)["generator"]).all // scene.shards
     copy = {GRADIENTS: whole, "a second copy of the generator": whole}
     found.append(Moment("the average takes the weights' place, or begins", {**always, **copy}))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from harness.models.presets import geometry
-from harness.planning.memory import FSDP, count_parameters, gathered, held_throughout, moments
+from harness.planning.memory import FSDP, count_parameters, gathered, held_throughout, moments, unreduced
 from harness.planning.rehearsal import build_networks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +53,21 @@ def test_sharding(small):
     away = small("dmd", "parallelism.kind=fsdp2", "parallelism.teacher_cpu_offload=true", world_size=2)
     assert held_throughout(away)["teacher: weights"] == 4 * count.root // 2
     assert moments(shared)[0].parts[FSDP] == gathered(shared)
+
+
+def test_gradients_of_several_blocks_wait_whole_under_fsdp(small):
+    def whole(*settings, frames=6):
+        scene = small("dmd", *settings, frames=frames, world_size=2)
+        return sum(unreduced(scene).values()) / (4 * count_parameters(dict(scene.networks)["generator"]).all)
+
+    fsdp2, fsdp1 = "parallelism.kind=fsdp2", "parallelism.kind=fsdp1"
+    assert (whole(fsdp2), whole(fsdp1)) == (1, 2)
+    assert whole() == 0  # DDP has the whole gradient anyway
+    assert whole(fsdp2, frames=3) == 0  # one block
+    assert whole(fsdp2, "rollout.gradient_frames=3") == 0
+    assert whole(fsdp2, "rollout.attention=bidirectional") == 0
+    found = next(m for m in moments(small("dmd", fsdp2, world_size=2)) if m.when == "an update of the generator")
+    assert "gradients of earlier blocks" in found.parts
 
 
 def test_moments_are_ordered_and_include_what_is_copied(small):
