@@ -14,7 +14,7 @@ from attrs import frozen
 
 from harness.errors import HarnessError
 from harness.formats.key_names import bare, diffusers_names
-from harness.formats.pickled import LORA, is_state, load_pickle
+from harness.formats.pickled import LORA, is_state, load_pickle, read_state
 from harness.formats.safetensors_files import read_safetensors
 from harness.formats.tensor_stream import Weights
 from harness.io import read_json
@@ -80,7 +80,7 @@ def read_adapter(path: Path, alpha: float | None = None) -> dict[str, Update]:
             as LongLive's files
 
     Raises:
-        HarnessError: no adapter is there, halves are missing, or it is of a kind that is no plain LoRA.
+        HarnessError: no adapter is there, halves are missing, it is quantised, or of a kind that is no plain LoRA.
     """
     file, config = path, {}
     if path.is_dir():
@@ -116,4 +116,6 @@ def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if not is_state(state):
         held = ", ".join(sorted(map(str, content))[:8]) or "nothing"
         raise HarnessError(f"{file}: no adapter in it (expected `{LORA}`, or names and tensors alone); it holds {held}")
-    yield from state.items()
+    # An alpha may be a whole number; factors may not.
+    state = {name: tensor.float() if name.endswith(".alpha") else tensor for name, tensor in state.items()}
+    yield from read_state(state, file).stream()

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from attrs import evolve, frozen
 
+from harness.errors import HarnessError
 from harness.formats.adapters import adapter_files, merged, read_adapter
 from harness.formats.layouts import Found
 from harness.formats.placing import ORIGIN, link_or_copy, refuse_foreign, whole_folder
 from harness.formats.reading import Checkpoint, open_checkpoint
-from harness.formats.sources import Download, Source, check_sum, file_sums, locate, total_sum
+from harness.formats.sources import Download, Source, check_sum, file_sums, locate, pins, total_sum
 from harness.formats.tensor_stream import cast
 from harness.formats.wan_config import looks_like
 from harness.formats.writing import write_diffusers
@@ -30,13 +31,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class ImportRequest:
     """What is imported, and how.
 
-    preset     what it must be
-    revision   branch, tag or commit of a Hub repository
-    sha256     sum that the source must have
-    weights    `ema` or `raw`, of a `.pt`
-    lora       an adapter to merge: a path or a Hub id
-    alpha      of the adapter; None: its own, else its rank
-    dtype      of the written weights; None keeps each as it is
+    preset          what it must be
+    revision        branch, tag or commit of a Hub repository
+    sha256          sum that the source must have
+    weights         `ema` or `raw`, of a `.pt`
+    lora            an adapter to merge: a path or a Hub id
+    alpha           of the adapter; None: its own, else its rank
+    lora_revision   branch, tag or commit of the adapter's Hub repository
+    lora_sha256     sum that the adapter must have
+    dtype           of the written weights; None keeps each as it is
     """
 
     source: str
@@ -47,6 +50,8 @@ class ImportRequest:
     weights: str | None = None
     lora: str | None = None
     alpha: float | None = None
+    lora_revision: str | None = None
+    lora_sha256: str | None = None
     dtype: str | None = None
 
 
@@ -56,6 +61,7 @@ def import_checkpoint(request: ImportRequest, download: Download | None = None) 
     Raises:
         HarnessError: for whatever is wrong with source, sum, weights or disk; nothing is then written.
     """
+    _refuse_options_without_lora(request)
     refuse_foreign(request.out)
     source = locate(request.source, request.revision, download)
     checkpoint = open_checkpoint(source.path, preset=request.preset, weights=request.weights)
@@ -63,15 +69,19 @@ def import_checkpoint(request: ImportRequest, download: Download | None = None) 
     check_sum(sums, request.sha256, request.source)
     origin = describe(request, source, checkpoint, sums)
     if request.lora is not None:
-        adapter = locate(request.lora, None, download)
+        adapter = locate(request.lora, request.lora_revision, download, "--lora-revision")
         updates = read_adapter(adapter.path, request.alpha)
-        checkpoint = evolve(checkpoint, weights=merged(checkpoint.weights, updates, request.lora))
         files = adapter_files(adapter.path)
+        adapter_sums = file_sums(files, files[0].parent)
+        check_sum(adapter_sums, request.lora_sha256, request.lora, "--lora-sha256")
+        checkpoint = evolve(checkpoint, weights=merged(checkpoint.weights, updates, request.lora))
         origin["lora"] = {
             "source": request.lora,
             "revision": adapter.revision,
+            "alpha": request.alpha,
             "scales": sorted({update.scale for update in updates.values()}),
-            "files": file_sums(files, files[0].parent),
+            "files": adapter_sums,
+            "sha256": total_sum(adapter_sums),
         }
     weights = cast(checkpoint.weights, DTYPES[request.dtype] if request.dtype else None)
     with whole_folder(request.out) as new:
@@ -85,6 +95,17 @@ def import_checkpoint(request: ImportRequest, download: Download | None = None) 
         origin["written"] = {path.name: sha256_file(path) for path in sorted(model.iterdir()) if path.is_file()}
         write_json(new / ORIGIN, origin)
     return origin
+
+
+def _refuse_options_without_lora(request: ImportRequest) -> None:
+    given = {
+        "--lora-alpha": request.alpha,
+        "--lora-revision": request.lora_revision,
+        "--lora-sha256": request.lora_sha256,
+    }
+    for option, value in given.items():
+        if value is not None and request.lora is None:
+            raise HarnessError(f"{option} {value}: is of an adapter, and there is none; name one with --lora")
 
 
 def describe(request: ImportRequest, source: Source, checkpoint: Checkpoint, sums: dict[str, str]) -> dict[str, Any]:
@@ -142,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("ema", "raw"), help="of a .pt (default: ema where there are any)")
     parser.add_argument("--lora", help="an adapter to merge: PEFT folder, .safetensors or LongLive's .pt, or a Hub id")
     parser.add_argument("--lora-alpha", type=float, help="scale · rank (default: the adapter's own, else its rank)")
+    parser.add_argument("--lora-revision", help="commit, tag or branch of the adapter's Hub repository")
+    parser.add_argument("--lora-sha256", help="refuse any other adapter; every import prints the sum of its own")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="cast the weights (default: keep each as it is)")
     return parser
 
@@ -158,13 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights=a.weights,
         lora=a.lora,
         alpha=a.lora_alpha,
+        lora_revision=a.lora_revision,
+        lora_sha256=a.lora_sha256,
         dtype=a.dtype,
     )
     origin = import_checkpoint(request)
-    pins = [f"--revision {origin['revision']}"] if origin["revision"] else []
-    pins += [f"--sha256 {origin['sha256']}"]
     what = " or ".join(origin["presets"]) or "no preset"
     chosen = f", {origin['weights']}" if origin["weights"] else ""
     print(f"{a.out}: imported from {a.source} ({origin['layout']}{chosen}; {what})", file=sys.stderr)
-    print(f"pin it: {' '.join(pins)}", file=sys.stderr)
+    print(f"pin it: {' '.join(pins(origin))}", file=sys.stderr)
     return 0

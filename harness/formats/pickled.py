@@ -5,21 +5,23 @@ Read with `weights_only=True`, so that a file can hold no code, and mapped, so t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.errors import HarnessError
-from harness.formats.tensor_stream import Weights, from_tensors
+from harness.formats.tensor_stream import DTYPES, Weights, from_tensors, refuse_quantised
 
 EMA, RAW = ("generator_ema",), ("generator", "model")  # by precedence
 LORA = "generator_lora"
 STATE_DICT = "state_dict"  # how a file without keys is called in messages and in `origin.json`
 PREFIX = "model."  # of every name: the reference's wrapper around the network
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def load_pickle(path: Path) -> Mapping[str, Any]:
@@ -56,20 +58,32 @@ def is_state(value: object) -> bool:
     )
 
 
+def read_state(state: Mapping[str, torch.Tensor], path: Path) -> Weights:
+    """The tensors of a state dict.
+
+    Raises:
+        HarnessError: a tensor is not floating point (quantised weights).
+    """
+    for name, tensor in state.items():
+        refuse_quantised(name, _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")), str(path))
+    return from_tensors(state)
+
+
 def choose_state(content: Mapping[str, Any], weights: str | None, path: Path) -> tuple[Weights, str]:
     """The network's state dict and the key it was found under.
 
     weights   `ema`, `raw`, or None: the averaged weights where there are any (the reference's samplers use them)
 
     Raises:
-        HarnessError: the wanted weights are not there; only a critic's, an adapter's or a training state are.
+        HarnessError: the wanted weights are not there (only a critic's, an adapter's or a training state are), or they
+            are quantised.
     """
     keys = {"ema": EMA, "raw": RAW, None: EMA + RAW}[weights]
     for key in keys:
         if is_state(content.get(key)):
-            return from_tensors(content[key]), key
+            return read_state(content[key], path), key
     if weights != "ema" and is_state(content):
-        return from_tensors(content), STATE_DICT
+        return read_state(content, path), STATE_DICT
     held = ", ".join(sorted(map(str, content))[:8]) or "nothing"
     if LORA in content:
         advice = "It is an adapter: import its base, and give this file as --lora"
@@ -85,9 +99,29 @@ def write_pickle(weights: Weights, path: Path) -> None:
     find them with and without `--use_ema`. Names must be the original ones.
 
     Memory: `torch.save` maps all tensors, once.
+
+    Raises:
+        OSError: the disk is full or refuses.
     """
     state = {PREFIX + name: tensor for name, tensor in weights.stream()}
     with open(path, "wb") as file:
-        torch.save({"generator": state, "generator_ema": state}, file)
+        with _disk_errors_unmasked():
+            torch.save({"generator": state, "generator_ema": state}, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _disk_errors_unmasked() -> Iterator[None]:
+    """After a write that failed, PyTorch's writer closes its archive, and fails again with a RuntimeError of its own,
+    which hides the disk's error: that one is raised.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        hidden = error.__context__
+        while hidden is not None and not isinstance(hidden, OSError):
+            hidden = hidden.__context__
+        if hidden is None:
+            raise
+        raise hidden from None

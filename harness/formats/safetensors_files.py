@@ -18,17 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import HarnessError
-from harness.formats.tensor_stream import Info, Weights, joined
+from harness.formats.tensor_stream import DTYPES, Info, Weights, joined, refuse_quantised
 
-# In the order in which the library lays types out, widest first: every tensor is then aligned.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
 
 def read_safetensors(files: Sequence[Path]) -> Weights:
@@ -46,12 +39,9 @@ def _one_file(path: Path) -> Weights:
     with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             part = file.get_slice(name)
-            if (dtype := part.get_dtype()) not in _DTYPES:
-                raise HarnessError(
-                    f"{path}: {name} is of type {dtype}; expected {', '.join(_DTYPES)}. Quantised weights cannot be "
-                    "read: take the checkpoint they were made from"
-                )
-            infos[name] = Info(tuple(part.get_shape()), _DTYPES[dtype])
+            dtype = part.get_dtype()
+            refuse_quantised(name, dtype, str(path))
+            infos[name] = Info(tuple(part.get_shape()), DTYPES[dtype])
 
     def stream() -> Iterator[tuple[str, torch.Tensor]]:
         with _opened(path) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -31,10 +32,13 @@ class Source:
     revision: str | None = None
 
 
-def locate(name: str, revision: str | None = None, download: Download | None = None) -> Source:
+def locate(
+    name: str, revision: str | None = None, download: Download | None = None, option: str = "--revision"
+) -> Source:
     """Find a source, fetching it from the Hub if nothing here has that name.
 
     download   called as `huggingface_hub.snapshot_download`; None for that function
+    option     that gave the revision, for messages
 
     Raises:
         HarnessError: it is neither here nor on the Hub, cannot be fetched, or a revision of a path is wanted.
@@ -42,7 +46,7 @@ def locate(name: str, revision: str | None = None, download: Download | None = N
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:
-            raise HarnessError(f"{name}: --revision {revision}: a file or folder here has no revision; leave it out")
+            raise HarnessError(f"{name}: {option} {revision}: a file or folder here has no revision; leave it out")
         return Source(name, path)
     match = _HUB.fullmatch(name)
     if match is None:
@@ -81,12 +85,22 @@ def total_sum(sums: Mapping[str, str]) -> str:
     return next(iter(sums.values())) if len(sums) == 1 else digest(dict(sums))
 
 
-def check_sum(sums: Mapping[str, str], expected: str | None, name: str) -> None:
-    """Raise `HarnessError` unless the source has the expected sum (None: whatever it has)."""
+def check_sum(sums: Mapping[str, str], expected: str | None, name: str, option: str = "--sha256") -> None:
+    """Raise `HarnessError` unless the source has the sum that `option` gave (None: whatever it has)."""
     found = total_sum(sums)
     if expected is not None and found != expected.lower():
         files = "".join(f"\n  {sum_}  {file}" for file, sum_ in sums.items())
         raise HarnessError(
-            f"{name}: its SHA-256 is {found}, --sha256 is {expected}: it is damaged or another version. Nothing was "
+            f"{name}: its SHA-256 is {found}, {option} is {expected}: it is damaged or another version. Nothing was "
             f"written. Its files:{files}"
         )
+
+
+def pins(origin: Mapping[str, Any]) -> list[str]:
+    """The options of `import` that admit only what an `origin.json` says was read: the source, and the adapter."""
+    found = []
+    for prefix, part in (("", origin), ("lora-", origin["lora"])):
+        if part is not None:
+            found += [f"--{prefix}revision", part["revision"]] if part["revision"] else []
+            found += [f"--{prefix}sha256", total_sum(part["files"])]
+    return found

@@ -9,6 +9,15 @@ from attrs import evolve, frozen
 
 from harness.errors import HarnessError
 
+# The types that are read and written, by their names in safetensors, in the order in which that library lays them out,
+# widest first: every tensor is then aligned.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
 
 @frozen
 class Info:
@@ -38,6 +47,15 @@ class Weights:
     def nbytes(self) -> int:
         """Size in bytes of all tensors."""
         return sum(info.nbytes for info in self.infos.values())
+
+
+def refuse_quantised(name: str, dtype: str, where: str) -> None:
+    """Raise `HarnessError` for a tensor whose type (its name in safetensors) is none of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise HarnessError(
+            f"{where}: {name} is of type {dtype}; expected {', '.join(DTYPES)}. Quantised weights cannot be read: take "
+            "the checkpoint they were made from"
+        )
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Weights:

@@ -5,15 +5,18 @@ import torch
 from checkpoint_makers import T2V, make_self_forcing, make_single, random_state
 from safetensors.torch import load_file, save_file
 
+from harness.cli import main as harness
 from harness.errors import HarnessError
 from harness.formats.adapters import Update, merge, merged, read_adapter
 from harness.formats.importing import ImportRequest, import_checkpoint
+from harness.formats.sources import total_sum
 from harness.formats.tensor_stream import from_tensors
 from harness.io import sha256_file
 from harness.models.checkpoint import WEIGHTS
 from harness.models.original_names import to_diffusers
 
 RANK = 3
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODULES = {"blocks.0.self_attn.q": (24, 24), "blocks.1.ffn.0": (32, 24), "blocks.1.cross_attn.v": (24, 24)}
 
 
@@ -93,8 +96,64 @@ def test_an_adapter_is_merged_into_its_base(tmp_path, small_presets, make, name,
     changed = {key for key in wanted if not torch.equal(found[key], state[key])}
     assert changed == set(to_diffusers({f"{module}.weight": 0 for module in MODULES}))
     assert origin["lora"]["scales"] == [scale]
+    assert origin["lora"]["alpha"] == options.get("alpha")
     file = adapter / "adapter_model.safetensors" if adapter.is_dir() else adapter
     assert origin["lora"]["files"][file.name] == sha256_file(file)
+
+
+def test_an_adapter_of_the_hub_is_pinned_apart_from_its_base(tmp_path, small_presets, monkeypatch, capsys):
+    base = make_self_forcing(tmp_path / "base.pt", random_state(T2V), T2V)
+    snapshot = tmp_path / "hub" / COMMIT
+    snapshot.parent.mkdir()
+    peft_folder(snapshot)
+    asked = []
+
+    def download(repository, **options):
+        asked.append((repository, options["revision"]))
+        return str(snapshot)
+
+    monkeypatch.setattr("harness.formats.sources._snapshot_download", download)
+    command = ["import", str(base), "--out", str(tmp_path / "out"), "--lora", "owner/adapter"]
+    assert harness([*command, "--lora-revision", "main"]) == 0
+    assert asked == [("owner/adapter", "main")]
+    files = {name: sha256_file(snapshot / name) for name in ("adapter_config.json", "adapter_model.safetensors")}
+    line = f"--sha256 {sha256_file(base)} --lora-revision {COMMIT} --lora-sha256 {total_sum(files)}"
+    assert f"pin it: {line}\n" in capsys.readouterr().err
+    assert harness([*command, *line.split()]) == 0
+    (snapshot / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 7}))
+    before = (tmp_path / "out" / WEIGHTS).read_bytes()
+    capsys.readouterr()
+    assert harness([*command, *line.split()]) == 2
+    text = capsys.readouterr().err
+    assert "owner/adapter: its SHA-256 is" in text
+    assert f"--lora-sha256 is {total_sum(files)}" in text
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
+
+
+def test_options_of_an_adapter_need_one(tmp_path, small_presets):
+    base = make_self_forcing(tmp_path / "base.pt", random_state(T2V), T2V)
+    for options, words in (
+        ({"alpha": 0.0}, r"--lora-alpha 0\.0"),
+        ({"lora_revision": "main"}, "--lora-revision main"),
+        ({"lora_sha256": "00"}, "--lora-sha256 00"),
+    ):
+        with pytest.raises(HarnessError, match=f"{words}: is of an adapter, and there is none"):
+            import_checkpoint(ImportRequest(source=str(base), out=tmp_path / "out", **options))
+    request = ImportRequest(
+        source=str(base), out=tmp_path / "out", lora=str(longlive(tmp_path / "a.pt")), lora_revision="main"
+    )
+    with pytest.raises(HarnessError, match=r"a\.pt: --lora-revision main: a file or folder here has no revision"):
+        import_checkpoint(request)
+
+
+def test_a_quantised_adapter_is_refused_and_a_whole_alpha_is_not(tmp_path):
+    state = peft_names()
+    alphas = {f"{module}.alpha": torch.tensor(6) for module in MODULES}
+    torch.save(state | alphas, tmp_path / "a.pt")
+    assert {update.scale for update in read_adapter(tmp_path / "a.pt").values()} == {2.0}
+    torch.save({name: tensor.char() for name, tensor in state.items()}, tmp_path / "a.pt")
+    with pytest.raises(HarnessError, match=r"a\.pt: .*lora_A\.weight is of type int8.*Quantised"):
+        read_adapter(tmp_path / "a.pt")
 
 
 def test_a_merge_in_bf16_is_rounded_once():

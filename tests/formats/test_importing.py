@@ -180,7 +180,17 @@ def edit(change):
     return apply
 
 
+def edit_pt(change):
+    def apply(path):
+        content = torch.load(path, weights_only=True)
+        change(content["generator_ema"])
+        torch.save(content, path)
+
+    return apply
+
+
 HEAD = "model.diffusion_model.head.head.bias"
+PT_HEAD = "model._fsdp_wrapped_module.head.head.bias"
 
 
 @pytest.mark.parametrize(
@@ -199,14 +209,34 @@ HEAD = "model.diffusion_model.head.head.bias"
             r"no config.json, and it looks like no preset; nearest is small \(num_layers is 1, not 2\)",
         ),
         (damaged(make_single, edit(lambda s: s.update({HEAD: torch.ones(16).char()}))), r"is of type I8.*[Qq]uantised"),
+        (
+            damaged(make_self_forcing, edit_pt(lambda s: s.update({PT_HEAD: torch.ones(16).char()}))),
+            r"head.bias is of type int8.*[Qq]uantised",
+        ),
+        (
+            damaged(make_self_forcing, edit_pt(lambda s: s.update({PT_HEAD: torch.ones(16).to(torch.float8_e4m3fn)}))),
+            r"head.bias is of type float8_e4m3fn.*[Qq]uantised",
+        ),
         (damaged(make_single, edit(lambda s: [s.clear(), s.update(x=torch.ones(1))])), r"not the parameters of a Wan"),
     ],
-    ids=["short file", "short pt", "missing", "unexpected", "shape", "layers", "quantised", "foreign"],
+    ids=[
+        "short file",
+        "short pt",
+        "missing",
+        "unexpected",
+        "shape",
+        "layers",
+        "quantised",
+        "quantised pt",
+        "fp8 pt",
+        "foreign",
+    ],
 )
-def test_damaged_and_foreign_files_are_refused_and_nothing_is_written(tmp_path, source, words):
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+def test_damaged_and_foreign_files_are_refused_and_nothing_is_written(tmp_path, source, words, dtype):
     path = source(tmp_path)
     with pytest.raises(HarnessError, match=words):
-        run(path, tmp_path / "out")
+        run(path, tmp_path / "out", dtype=dtype)
     assert os.listdir(tmp_path) == [path.name]
 
 

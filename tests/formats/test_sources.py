@@ -1,7 +1,7 @@
 import pytest
 
 from harness.errors import HarnessError
-from harness.formats.sources import check_sum, file_sums, locate, total_sum
+from harness.formats.sources import check_sum, file_sums, locate, pins, total_sum
 from harness.io import sha256_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -79,3 +79,11 @@ def test_sums(tmp_path):
     check_sum(two, None, "it")
     with pytest.raises(HarnessError, match=rf"{two['b']}  b"):
         check_sum(two, total_sum(one), "it")
+
+
+def test_pins_cover_the_source_and_the_adapter():
+    origin = {"revision": None, "files": {"a.pt": "11"}, "lora": None}
+    assert pins(origin) == ["--sha256", "11"]
+    lora = {"revision": COMMIT, "files": {"b.pt": "22"}}
+    wanted = ["--revision", "main", "--sha256", "11", "--lora-revision", COMMIT, "--lora-sha256", "22"]
+    assert pins({**origin, "revision": "main", "lora": lora}) == wanted

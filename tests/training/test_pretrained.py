@@ -1,19 +1,23 @@
 """A preset with a pretrained teacher, on tiny networks in the real folder layout."""
 
 import json
+import shlex
 import shutil
 
 import pytest
+import torch
 from attrs import evolve
 from safetensors.torch import load_file, save_file
 
 from harness import train
+from harness.cli import main as harness
 from harness.config.load import resolve_target
 from harness.errors import HarnessError
 from harness.formats.exporting import export_checkpoint
 from harness.formats.importing import ImportRequest, import_checkpoint
 from harness.io import read_json, sha256_file
 from harness.models.checkpoint import WEIGHTS, load_model, save_model
+from harness.models.original_names import to_original
 from harness.models.presets import build_model
 from harness.training.inputs import init_folder, input_digests, teacher_folder
 
@@ -38,10 +42,9 @@ def pretrained(project, monkeypatch):
 
 def name_teacher(project, teacher):
     text = (project / "params.yaml").read_text()
-    assert text.count("      model: tiny\n") == 2
-    (project / "params.yaml").write_text(
-        text.replace("      model: tiny\n", f"      model: tiny\n      teacher: {teacher}\n")
-    )
+    line = "      teacher: checkpoints/teacher"
+    assert text.count(line) == 2
+    (project / "params.yaml").write_text(text.replace(line, f"      teacher: {teacher}"))
 
 
 def import_teacher():
@@ -130,14 +133,42 @@ def edit(folder):
     ],
 )
 def test_a_missing_or_damaged_folder_names_the_command(pretrained, capsys, damage, words):
+    sum_ = read_json(pretrained / PRETRAINED / "origin.json")["sha256"]
     damage(pretrained / PRETRAINED)
     assert import_teacher() == 2
     text = capsys.readouterr().err
-    source = "SOURCE" if damage is remove else "downloaded"
+    source = "SOURCE" if damage is remove else f"downloaded --sha256 {sum_}"
     assert words in text
     assert f"\n  python -m harness import {source} --preset tiny --out {PRETRAINED}\n" in text
     assert not (pretrained / "checkpoints").exists()
     assert not (pretrained / "results").exists()
+
+
+@pytest.mark.parametrize("choices", ["--weights raw --lora-alpha 1.5 --dtype bf16", "--weights ema", ""])
+def test_the_named_command_imports_the_same_again(pretrained, capsys, monkeypatch, choices):
+    state = to_original(build_model("tiny", zero_output=False).state_dict())
+    averaged = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"generator": state, "generator_ema": averaged}, pretrained / "a base.pt")
+    module = "blocks.0.self_attn.q"
+    out_features, in_features = state[f"{module}.weight"].shape
+    factors = {
+        f"{module}.lora_A.weight": torch.ones(2, in_features),
+        f"{module}.lora_B.weight": torch.ones(out_features, 2),
+    }
+    torch.save({"generator_lora": factors}, pretrained / "lora.pt")
+    monkeypatch.chdir(pretrained)
+    command = ["import", "a base.pt", *choices.split(), "--lora", "lora.pt", "--preset", "tiny", "--out", PRETRAINED]
+    assert harness(command) == 0
+    path = pretrained / PRETRAINED / WEIGHTS
+    first = path.read_bytes()
+    path.write_bytes(first[:-10])
+    capsys.readouterr()
+    assert import_teacher() == 2
+    words = shlex.split(capsys.readouterr().err.strip().splitlines()[-1])
+    assert words[:3] == ["python", "-m", "harness"]
+    assert {"--sha256", "--lora-sha256"} <= set(words)
+    assert harness(words[3:]) == 0
+    assert path.read_bytes() == first
 
 
 def test_another_presets_network_is_refused(pretrained, capsys):
