@@ -14,7 +14,7 @@ from harness.comparison.declaration import flatten
 from harness.config.load import resolve_target, structure
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
-from harness.io import directory_digest, read_json, sha256_file
+from harness.io import digest, directory_digest, read_json, sha256_file
 from harness.reference.signals import HISTORY, MANIFEST, read_run
 from harness.training.fingerprint import fingerprint, run_settings, training_code
 from harness.training.inputs import data_digest, input_folders
@@ -64,14 +64,18 @@ def check_result(target: str, folder: Path, root: Path, digests: Digests) -> Ite
         text = f"{folder / MANIFEST}: no `config`; train the run again"
         yield Check(subject=target, claim="config", outcome="mismatch", detail=text)
         return
-    for claim, problems in (
-        ("config", _config(target, manifest, config, root)),
-        ("inputs", _inputs(manifest, config, root, digests)),
-        ("parents", _parents(manifest, root)),
-        ("code", _code(manifest, config, root)),
-        ("packages", _packages(manifest, root)),
-        ("tables", _tables(folder, manifest)),
-    ):
+    claims: dict[str, Problems] = {
+        "config": _config(target, manifest, config, root),
+        "inputs": _inputs(manifest, config, root, digests),
+        "parents": _parents(manifest, root),
+        "code": _code(manifest, config, root),
+        "packages": _packages(manifest, root),
+        "tables": _tables(folder, manifest),
+    }
+    if "imported" in manifest:  # no data was read, no code of training ran, no row was written
+        kept = {claim: problems for claim, problems in claims.items() if claim not in ("inputs", "code", "tables")}
+        claims = {**kept, "weights": _imported(target, manifest, root, digests)}
+    for claim, problems in claims.items():
         found = [Check(subject=target, claim=claim, outcome=outcome, detail=text) for outcome, text in problems]
         yield from found or [Check(subject=target, claim=claim, outcome="ok")]
 
@@ -104,6 +108,27 @@ def _inputs(manifest: Mapping[str, Any], config: RunConfig, root: Path, digests:
             yield "missing", f"{folder} is not here"
         elif (found := digests(data_digest if name == "data" else directory_digest, folder)) != recorded[name]:
             yield "mismatch", f"{name}: {folder} is {found[:12]}, the run read {recorded[name][:12]}"
+
+
+def _imported(target: str, manifest: Mapping[str, Any], root: Path, digests: Digests) -> Problems:
+    """The sums of an imported network's files, and the fingerprint over them, against the files on disk."""
+    try:
+        recorded = dict(manifest["imported"]["written"])
+    except (KeyError, TypeError, ValueError):
+        yield "mismatch", f"no sums of the imported files (imported.written); run `dvc repro {target}`"
+        return
+    if manifest.get("fingerprint") != digest({"imported": recorded}):
+        yield "mismatch", "the fingerprint is not that of the recorded sums"
+    folder = root / "checkpoints" / target / "model"
+    if not folder.is_dir():
+        yield "missing", f"{folder} is not here"
+        return
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name in sorted(recorded.keys() | here.keys()):
+        if name not in here or name not in recorded:
+            yield "mismatch", f"{folder / name}: {'is gone' if name in recorded else 'was not imported'}"
+        elif (found := digests(sha256_file, here[name])) != recorded[name]:
+            yield "mismatch", f"{folder / name}: is {found[:12]}, imported was {str(recorded[name])[:12]}"
 
 
 def _parents(manifest: Mapping[str, Any], root: Path) -> Problems:

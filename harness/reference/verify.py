@@ -18,7 +18,9 @@ from harness.config.documents import read_yaml
 from harness.errors import HarnessError
 from harness.io import directory_digest, read_json
 from harness.reference.claims import Check, Digests, Problems, check_result
-from harness.reference.locks import (
+from harness.reference.places import run_folder, target_of
+from harness.reference.signals import MANIFEST
+from harness.tracking.locks import (
     Locked,
     LockedParam,
     dvc_md5,
@@ -29,8 +31,6 @@ from harness.reference.locks import (
     lookup,
     read_lock,
 )
-from harness.reference.places import run_folder, target_of
-from harness.reference.signals import MANIFEST
 
 CLIPS, ENCODED, ENCODERS = Path("data/clips"), Path("data/encoded"), Path("checkpoints/encoders")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
-from harness.config.documents import read_yaml
 from harness.io import read_json
+from harness.tracking.locks import dvc_md5, lock_files, locked_paths, read_lock
 from harness.tracking.requests import Request
 
 TYPES = {"checkpoints": "model", "data": "dataset", "results": "evaluation", "comparisons": "comparison"}
@@ -39,14 +38,12 @@ class Reference:
 
 
 def locked_outputs(root: Path) -> dict[str, str]:
-    """Path → MD5 of every output in the lock files of a project."""
-    found: dict[str, str] = {}
-    for lock in sorted([root / "dvc.lock", *(root / "experiments").glob("*/dvc.lock")]):
-        if not lock.is_file():
-            continue
-        for stage in (read_yaml(lock).get("stages") or {}).values():
-            found |= {out["path"]: out["md5"] for out in stage.get("outs") or [] if "md5" in out}
-    return found
+    """Path → MD5 of every output in the lock files of a project.
+
+    Raises:
+        HarnessError: one of them is damaged.
+    """
+    return {out.path: out.md5 for lock in lock_files(root) for out in locked_paths(read_lock(lock), ("outs",))}
 
 
 def known(path: str, outputs: Mapping[str, str]) -> Reference | None:
@@ -57,26 +54,22 @@ def known(path: str, outputs: Mapping[str, str]) -> Reference | None:
     return None
 
 
-def md5_file(path: Path) -> str | None:
-    """MD5 as DVC computes it for a file; None where there is none."""
-    if not path.is_file():
-        return None
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 def lineage(request: Request) -> tuple[list[Reference], Reference | None]:
     """What a run used, and what it made.
 
     The latter is known only once DVC has recorded it, which is after the stage: until then the lock file speaks of an
     earlier run, and nothing is claimed. The file that DVC recorded beside it must be the one on disk.
+
+    Raises:
+        HarnessError: a lock file is damaged.
     """
     root = Path(request.root)
     outputs = locked_outputs(root)
     uses = {reference for path in request.uses if (reference := known(path, outputs)) is not None}
     made = None
     if request.makes is not None and request.proof is not None:
-        proof = md5_file(root / request.proof)
-        if proof is not None and outputs.get(request.proof) == proof and is_of(request, root / request.proof):
+        proof = root / request.proof
+        if proof.is_file() and outputs.get(request.proof) == dvc_md5(proof) and is_of(request, proof):
             made = known(request.makes, outputs)
     return sorted(uses), made
 

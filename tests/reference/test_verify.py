@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from made_up_runs import write_run
 
+from harness import train
 from harness.cli import main as harness
-from harness.config.documents import read_yaml
+from harness.config.documents import dump_yaml, read_yaml
 from harness.config.load import resolve_target, to_dict
 from harness.data.mds import ENCODED_COLUMNS, write_mds
 from harness.io import directory_digest, read_json, write_json
+from harness.models.checkpoint import WEIGHTS, save_model
+from harness.models.presets import build_model
 from harness.reference import claims
 from harness.reference.claims import pinned_versions
-from harness.reference.locks import dvc_md5
 from harness.reference.verify import main, verify
+from harness.tracking.locks import dvc_md5
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
 from harness.training.manifest import package_versions
@@ -298,3 +301,42 @@ def test_an_ad_hoc_run_has_no_declaration(project):
 def test_a_manifest_without_settings(project):
     edit("results/teacher/manifest.json", lambda m: m.pop("config"))
     assert "no `config`" in told("teacher")[0][2]
+
+
+@pytest.fixture
+def imported(project) -> Path:
+    """The project with a teacher that is imported, not trained."""
+    params = read_yaml("params.yaml")
+    params["presets"]["tiny"]["run"]["teacher"] = "pretrained/mine"
+    Path("params.yaml").write_text(dump_yaml(params))
+    save_model(build_model("tiny", zero_output=False), project / "pretrained/mine")
+    shutil.rmtree("checkpoints/teacher")
+    shutil.rmtree("results/teacher")
+    assert train.main(["--target", "teacher"]) == 0
+    write_locks(project)
+    return project
+
+
+def test_a_teacher_that_was_imported(imported):
+    assert told("teacher") == []
+    assert [(c.claim, c.outcome) for c in verify(["teacher"]) if (c.subject, c.claim) == ("teacher", "weights")] == [
+        ("weights", "ok")
+    ]
+    folder = Path("checkpoints/teacher/model")
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text("{}")
+    (folder / "more").touch()
+    (folder / WEIGHTS).unlink()
+    found = [detail for subject, claim, detail in told("teacher") if (subject, claim) == ("teacher", "weights")]
+    assert found[0].startswith(f"{folder}/config.json: is 44136fa355b3, imported was ")
+    assert found[1:] == [f"{folder}/{WEIGHTS}: is gone", f"{folder}/more: was not imported"]
+    shutil.rmtree("checkpoints")
+    assert told("teacher") == []
+    assert "checkpoints/teacher/model is not here" in [c.detail for c in verify(["teacher"]) if c.outcome == "missing"]
+
+
+def test_an_import_whose_record_was_edited(imported):
+    edit("results/teacher/manifest.json", lambda m: m.update(fingerprint="f" * 64))
+    assert ("teacher", "weights", "the fingerprint is not that of the recorded sums") in told("teacher")
+    edit("results/teacher/manifest.json", lambda m: m.update(imported={}))
+    assert any("no sums of the imported files" in detail for _, _, detail in told("teacher"))

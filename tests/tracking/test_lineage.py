@@ -1,5 +1,7 @@
+import pytest
 from small_project import EXPERIMENT, lock_text, md5
 
+from harness.errors import HarnessError
 from harness.tracking.lineage import Reference, known, lineage, locked_outputs
 from harness.tracking.requests import evaluate_request, finished_train_request
 
@@ -14,6 +16,9 @@ def test_what_dvc_recorded(project):
     assert known("checkpoints/other", outputs) is None
     (project / "dvc.lock").unlink()
     assert "data/encoded" not in locked_outputs(project)
+    (project / "dvc.lock").write_text("stages: {train: {outs: [3]}}\n")
+    with pytest.raises(HarnessError, match=r"dvc\.lock: stage train is damaged"):
+        locked_outputs(project)
 
 
 def test_how_it_is_called(project):

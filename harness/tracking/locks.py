@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from attrs import frozen
 
 from harness.config.documents import read_yaml
 from harness.errors import HarnessError
+
+PATHS = ("deps", "outs")
 
 
 @frozen(kw_only=True)
@@ -46,16 +48,37 @@ def read_lock(lock: Path) -> dict[str, dict[str, Any]]:
     Raises:
         HarnessError: it is not a lock.
     """
-    content = read_yaml(lock)
-    if not isinstance(content.get("stages"), dict):
+    stages = read_yaml(lock).get("stages")
+    if not isinstance(stages, dict):
         raise HarnessError(f"{lock}: no `stages`; expected a file that DVC wrote. Get it back with git")
-    return content["stages"]
+    for name, entry in stages.items():
+        if not _is_stage(entry):
+            raise HarnessError(
+                f"{lock}: stage {name} is damaged; expected the `deps`, `outs` and `params` that DVC writes. Get the "
+                "file back with git"
+            )
+    return stages
 
 
-def locked_paths(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[Locked]:
-    """Everything that the stages of a lock read and wrote."""
+def _is_stage(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    lists, params = [entry.get(kind, []) for kind in PATHS], entry.get("params", {})
+    return (
+        all(isinstance(items, list) and all(map(_is_path, items)) for items in lists)
+        and isinstance(params, dict)
+        and all(isinstance(values, dict) for values in params.values())
+    )
+
+
+def _is_path(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("path"), str) and isinstance(item.get("md5", ""), str)
+
+
+def locked_paths(stages: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = PATHS) -> Iterator[Locked]:
+    """Everything that the stages of a lock read (`deps`) and wrote (`outs`)."""
     for stage, entry in stages.items():
-        for item in [*entry.get("deps", []), *entry.get("outs", [])]:
+        for item in (item for kind in kinds for item in entry.get(kind, [])):
             if "md5" in item:
                 yield Locked(stage=stage, path=item["path"], md5=item["md5"])
 

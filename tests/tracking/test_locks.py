@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from harness.errors import HarnessError
-from harness.reference.locks import (
+from harness.tracking.locks import (
     dvc_md5,
     ignored_names,
     lock_files,
@@ -64,3 +64,32 @@ def test_dotted_keys():
         *(1, 2, 3, None, None, None),
         values["a"],
     ]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "[]",
+        "{s: 3}",
+        "{s: {outs: 3}}",
+        "{s: {outs: null}}",
+        "{s: {outs: [x]}}",
+        "{s: {deps: [{md5: aa}]}}",
+        "{s: {outs: [{path: x, md5: 3}]}}",
+        "{s: {params: [x]}}",
+        "{s: {params: {params.yaml: 3}}}",
+    ],
+)
+def test_a_damaged_lock_is_named(tmp_path, stages):
+    (tmp_path / "dvc.lock").write_text(f"stages: {stages}\n")
+    with pytest.raises(HarnessError, match=r"dvc\.lock: (no `stages`|stage s is damaged)"):
+        read_lock(tmp_path / "dvc.lock")
+
+
+def test_only_what_was_written(tmp_path):
+    (tmp_path / "dvc.lock").write_text(
+        "stages: {s: {deps: [{path: a, md5: aa}], outs: [{path: b, md5: bb}, {path: c}]}}\n"
+    )
+    stages = read_lock(tmp_path / "dvc.lock")
+    assert [item.path for item in locked_paths(stages, ("outs",))] == ["b"]
+    assert [item.path for item in locked_paths(stages)] == ["a", "b"]
