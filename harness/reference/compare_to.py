@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from harness.reference.differences import Fact, differences
 from harness.reference.leaving import Comparison, Leaving, compare_to_bands
 from harness.reference.pairs import LEAP, VISIBLE, Difference, Pair, compare_runs
 from harness.reference.places import reference_folders, run_folder
-from harness.reference.signals import Run, read_run
+from harness.reference.signals import Run, read_run, role_of
 
 SHOWN = 12  # lines of a list
+NETWORKS = ("generator", "critic")
 
 
 @frozen(kw_only=True)
@@ -36,7 +38,26 @@ class Finding:
         """Whether the run is not what the reference is, beyond chance and rounding."""
         left = self.comparison is not None and bool(self.comparison.left)
         parted = self.pair is not None and self.pair.leaps
-        return left or parted
+        return left or parted or not self.compared or bool(self.untrained)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the two sides have any row in common."""
+        beside = self.comparison is not None and bool(self.comparison.left or self.comparison.stayed)
+        return beside or (self.pair is not None and self.pair.rows > 0)
+
+    @property
+    def untrained(self) -> dict[str, int]:
+        """The networks without a row in the run, though each run of the reference has one at a batch that the run has
+        passed; with the first such batch.
+        """
+        last = max((int(series.batch.max()) for series in self.run.signals.values()), default=0)
+        begins = {role: max(_begins(other, role) for other in self.reference) for role in NETWORKS}
+        return {
+            role: int(batch)
+            for role, batch in begins.items()
+            if batch <= last and not any(role_of(name) == role for name in self.run.signals)
+        }
 
 
 def compare_to(run_word: str, reference_word: str, root: Path = Path(".")) -> Finding:
@@ -66,6 +87,11 @@ def compare_to(run_word: str, reference_word: str, root: Path = Path(".")) -> Fi
     )
 
 
+def _begins(run: Run, role: str) -> float:
+    """The first batch of a network's rows; infinite for a run without any."""
+    return min((float(s.batch.min()) for name, s in run.signals.items() if role_of(name) == role), default=math.inf)
+
+
 def _named(folder: Path, root: Path) -> str:
     return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else folder.as_posix()
 
@@ -93,13 +119,18 @@ def _verdict(finding: Finding) -> Iterator[str]:
     first, *more = [run.name for run in finding.reference]
     yield f"{finding.run.folder} against {', '.join([first, *(Path(name).name for name in more)])}"
     comparison, pair = finding.comparison, finding.pair
-    if comparison is not None and comparison.left:
+    if finding.untrained:
+        lacks = " and ".join(f"no {role} rows (the reference: from batch {n})" for role, n in finding.untrained.items())
+        yield f"DIFFERENT: the run has {lacks}"
+    elif not finding.compared:
+        yield "DIFFERENT: nothing could be compared: no row of the run is of an update that the reference has"
+    elif comparison is not None and comparison.left:
         first = comparison.left[0]
         yield (
             f"DIFFERENT: {len(comparison.left)} of {len(comparison.left) + len(comparison.stayed)} signals leave the "
             f"band, {first.signal} first, at {_step(first)}"
         )
-    elif pair is not None and finding.differs and pair.visible is not None:
+    elif pair is not None and pair.leaps and pair.visible is not None:
         yield f"DIFFERENT: parts from {_twin_name(finding)} at batch {pair.visible.batch}, in {pair.visible.signal}"
     elif pair is not None and pair.identical:
         yield f"THE SAME: every bit of {pair.rows:,} values is that of {_twin_name(finding)}"
@@ -132,7 +163,7 @@ def _band(finding: Finding) -> Iterator[str]:
 
 
 def _short_run(finding: Finding) -> Iterator[str]:
-    for role in ("generator", "critic"):
+    for role in NETWORKS:
         name = next((name for name in finding.bands if name.startswith(role) and name in finding.run.signals), None)
         if name is not None:
             last, whole = finding.run.signals[name].clock[-1], finding.bands[name].clock[-1]

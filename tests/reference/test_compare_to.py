@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pytest
 from made_up_runs import write_run
 
 from harness.cli import main as harness
@@ -122,6 +123,53 @@ def test_signals_that_one_side_lacks(arm):
     text = report(compare_to("mine", "x/a"))
     assert "not in this run, so not compared: generator/lag" in text
     assert "not in the reference, so not compared: critic/new, generator/new" in text
+
+
+def only(folder, keep):
+    """Leave the rows of the history that `keep` says."""
+    path = folder / "history.csv"
+    head, *lines = path.read_text().splitlines()
+    rows = [dict(zip(head.split(","), line.split(","))) for line in lines]
+    path.write_text("".join(f"{line}\n" for line in [head, *(x for x, row in zip(lines, rows) if keep(row))]))
+
+
+@pytest.mark.parametrize("reference", ["x/a", "x/a/seed1"])
+@pytest.mark.parametrize(("lacks", "begins"), [("critic", 1), ("generator", 2)])
+def test_a_network_that_was_never_updated(arm, capsys, reference, lacks, begins):
+    only(write_run(arm / "runs/mine", seed=1), lambda row: row["phase"] != lacks)
+    status, text = say(capsys, "mine", "--to", reference)
+    assert status == 1
+    assert f"DIFFERENT: the run has no {lacks} rows (the reference: from batch {begins})" in text
+
+
+@pytest.mark.parametrize("reference", ["x/a", "x/a/seed1"])
+def test_a_network_whose_turn_has_not_come(arm, capsys, reference):
+    for seed in range(3):
+        only(arm / f"results/x/a/seed{seed}", lambda row: row["phase"] == "critic" or int(row["batch"]) > 20)
+    run = write_run(arm / "runs/mine", seed=1, updates=10, manifest=False)
+    only(run, lambda row: row["phase"] == "critic")
+    (run / "quality.csv").unlink()
+    assert say(capsys, "mine", "--to", reference)[0] == 0
+    only(write_run(run, seed=1, updates=11, manifest=False), lambda row: row["phase"] == "critic")
+    (run / "quality.csv").unlink()
+    assert say(capsys, "mine", "--to", reference)[0] == 0  # ends at batch 21, the generator begins at 22
+    only(write_run(run, seed=1, updates=12, manifest=False), lambda row: row["phase"] == "critic")
+    (run / "quality.csv").unlink()
+    status, text = say(capsys, "mine", "--to", reference)
+    assert status == 1
+    assert "no generator rows (the reference: from batch 22)" in text
+
+
+@pytest.mark.parametrize("reference", ["x/a", "x/a/seed1"])
+def test_nothing_compared_is_not_the_same(arm, capsys, reference):
+    run = write_run(arm / "runs/mine", seed=1)
+    (run / "quality.csv").unlink()
+    only(run, lambda row: int(row["batch"]) > 40)
+    for seed in range(3):
+        only(arm / f"results/x/a/seed{seed}", lambda row: int(row["batch"]) <= 40)
+    status, text = say(capsys, "mine", "--to", reference)
+    assert status == 1
+    assert "DIFFERENT: nothing could be compared" in text
 
 
 def test_runs_of_other_methods_do_not_compare(arm, capsys):
