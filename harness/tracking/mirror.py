@@ -1,8 +1,8 @@
 """`python -m harness.tracking.mirror ENTRY [--follow | --check-first]`: the other process, which logs one request.
 
 With `--follow` it reads on while a run trains, until its standard input ends; with `--check-first` it sends nothing if
-the server has it all. Everything that goes wrong ends here: it is noted in the entry's status and its log, and nobody
-waits for it longer than `GRACE`.
+the server has it all, and leaves alone what another process is mirroring. Everything that goes wrong ends here: it is
+noted in the entry's status and its log, and nobody waits for it longer than `GRACE`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.tracking.mp4 import PREVIEW_FPS, read_animation, write_mp4
 from harness.tracking.run_ids import mode, project
 from harness.tracking.samples import CAPTIONS, FOLDER, clip_file
 from harness.tracking.server import content_at
-from harness.tracking.store import Entry
+from harness.tracking.store import STILL_MIRRORED, Busy, Entry
 
 GRACE = 300.0  # seconds to finish in, after what is mirrored has ended
 INIT_TIMEOUT = 30.0
@@ -275,8 +275,8 @@ def step_back(autogroup: Path = Path("/proc/self/autogroup")) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Mirror one entry; 0 if all went well."""
-    entry, following = Entry(Path(argv[0])), "--follow" in argv[1:]
+    """Mirror one entry; 0 if all went well, `STILL_MIRRORED` if another process is mirroring it."""
+    entry, following, check_first = Entry(Path(argv[0])), "--follow" in argv[1:], "--check-first" in argv[1:]
     step_back()
     os.environ.setdefault("WANDB_SILENT", "true")
     ended = threading.Event()
@@ -290,9 +290,12 @@ def main(argv: list[str]) -> int:
         os._exit(3)  # wandb's threads would hold the process
 
     try:
-        with watched(ended, GRACE, give_up), entry.held():
-            if "--check-first" not in argv[1:] or not already_there(entry):
+        with watched(ended, GRACE, give_up), entry.held(wait=not check_first):
+            if not check_first or not already_there(entry):
                 mirror(entry, ended)
+    except Busy as busy:
+        print(busy, file=sys.stderr)
+        return STILL_MIRRORED
     except Exception as error:  # whatever W&B does, it ends here
         traceback.print_exc()
         text = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"

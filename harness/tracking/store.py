@@ -16,6 +16,11 @@ from harness.io import read_json, write_json
 from harness.tracking.requests import Request
 
 HOME = Path(".work/wandb")
+STILL_MIRRORED = 4  # exit status of the mirroring process if another one is at it
+
+
+class Busy(HarnessError):
+    """Another process mirrors the run."""
 
 
 @frozen
@@ -57,10 +62,17 @@ class Entry:
         write_json(self.folder / "status.json", {"state": state, "at": now, **details})
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Mirror alone: a second process of the same run waits its turn."""
+    def held(self, *, wait: bool = True) -> Iterator[None]:
+        """Mirror alone: a second process of the same run waits its turn, or is told.
+
+        Raises:
+            Busy: another process mirrors it, and `wait` is false.
+        """
         with open(self.folder / "lock", "a", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(f"{self.folder}: is still being mirrored by another process") from error
             yield
 
 

@@ -13,7 +13,7 @@ from harness.tracking.background import Mirror
 from harness.tracking.mirror import current, sent_files, watched
 from harness.tracking.requests import compare_request, evaluate_request, finished_train_request
 from harness.tracking.samples import keep
-from harness.tracking.store import HOME, entries, put
+from harness.tracking.store import HOME, STILL_MIRRORED, entries, put
 
 TARGET = f"{EXPERIMENT}/first/seed0"
 
@@ -56,6 +56,20 @@ def test_whatever_goes_wrong_ends_in_the_status(project, monkeypatch):
     monkeypatch.setattr(mirror, "mirror", fail)
     assert mirror.main([str(entry.folder)]) == 1
     assert entry.status()["error"] == "RuntimeError: quota exceeded"
+
+
+def test_what_another_process_mirrors_is_left_alone(project, monkeypatch, capsys):
+    monkeypatch.setattr(mirror, "step_back", lambda: None)
+    monkeypatch.setattr(mirror, "GRACE", 5.0)
+    monkeypatch.setattr(mirror.os, "_exit", lambda code: pytest.fail("it waited"))
+    monkeypatch.setattr(mirror, "mirror", lambda *_: pytest.fail("it was mirrored twice"))
+    entry = put(compare_request(EXPERIMENT, project), project / HOME)
+    entry.note("running")
+    before = entry.status()
+    with entry.held():
+        assert mirror.main([str(entry.folder), "--check-first"]) == STILL_MIRRORED
+    assert entry.status() == before
+    assert "is still being mirrored" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_finish_is_ended():

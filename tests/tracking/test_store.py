@@ -5,7 +5,7 @@ from small_project import EXPERIMENT
 
 from harness.errors import HarnessError
 from harness.tracking.requests import compare_request
-from harness.tracking.store import entries, put
+from harness.tracking.store import Busy, entries, put
 
 
 def test_an_entry_keeps_its_request_and_status(project):
@@ -43,3 +43,11 @@ def test_one_at_a_time(project):
         order.append("first")
     waiting.join(10)
     assert order == ["first", "second"]
+
+
+def test_nobody_has_to_wait(project):
+    entry = put(compare_request(EXPERIMENT, project), project / "home")
+    with entry.held(), pytest.raises(Busy, match="is still being mirrored"), entry.held(wait=False):
+        pytest.fail("two hold it")
+    with entry.held(wait=False):
+        pass

@@ -7,7 +7,7 @@ from small_project import EXPERIMENT
 from harness.errors import HarnessError
 from harness.tracking import background, sync
 from harness.tracking.requests import finished_train_request
-from harness.tracking.store import HOME, put
+from harness.tracking.store import HOME, STILL_MIRRORED, put
 
 TARGET = f"{EXPERIMENT}/first/seed0"
 
@@ -61,6 +61,20 @@ def test_no_answer(project, stand_in):
     entry = put(finished_train_request(TARGET, project), project / HOME)
     stand_in("time.sleep(60)")
     assert sync.upload(entry, attempts=1, timeout=0.2) == "no answer in 0.2 s"
+
+
+def test_a_live_run_is_reported_as_such(project, stand_in, capsys):
+    entry = put(finished_train_request(TARGET, project), project / HOME)
+    entry.note("running")
+    before = entry.status()
+    stand_in(f"(entry / 'tries').open('a').write('x'); raise SystemExit({STILL_MIRRORED})")
+    assert sync.sync([TARGET], project, attempts=3) == 1
+    told = capsys.readouterr().out
+    assert f"train     {TARGET}: is still being mirrored\n" in told
+    assert "2 of 2 still being mirrored" in told
+    assert "not uploaded" not in told
+    assert (entry.folder / "tries").read_text() == "x"
+    assert entry.status() == before
 
 
 def test_nothing_to_upload(tmp_path, capsys):
