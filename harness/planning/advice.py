@@ -157,8 +157,8 @@ def _fits(scene: Scene, limit: int) -> int | None:
 def remedy(scene: Scene, limit: int) -> Remedy | None:
     """The cheapest changes that make the run fit into `limit` bytes; None if nothing known here does.
 
-    First those that leave the result as it is, alone and together. If all of them together are not enough, they stay,
-    and what changes the result or needs more GPUs comes on top.
+    First those that leave the result as it is, alone and together. If all of them together are not enough, what needs
+    more GPUs or changes the result comes first, with as few of them as it then takes.
     """
     exact = exact_changes(scene)
     most = _most(exact)
@@ -172,7 +172,12 @@ def remedy(scene: Scene, limit: int) -> Remedy | None:
         return None
     for more in combinations(others):
         larger = changed(scene, more)
-        for chosen in ((), tuple(most)):
+        found = _fits(larger, limit)
+        if found is not None:
+            return Remedy(more, found)
+        if _fits(changed(larger, most), limit) is None:
+            continue
+        for chosen in combinations(exact):
             found = _fits(changed(larger, chosen), limit)
             if found is not None:
                 return Remedy((*more, *chosen), found)

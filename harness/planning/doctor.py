@@ -28,6 +28,7 @@ from packaging.specifiers import SpecifierSet
 
 from harness.config.load import load_params
 from harness.errors import HarnessError
+from harness.tracking.run_ids import mode
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 GIB = 2**30
@@ -138,13 +139,16 @@ def check_shared_memory(root: Path, folder: Path = Path("/dev/shm")) -> Iterator
 
 def check_wandb(root: Path) -> Iterator[Finding]:
     """Whether W&B will send anything, and whether it could. The key itself is never shown."""
-    mode = os.environ.get("WANDB_MODE", "")
-    keyed = bool(os.environ.get("WANDB_API_KEY")) or _has_netrc()
-    has_key = "a key is there" if keyed else "no key"
-    if mode == "online" and not keyed:
-        yield Finding("problem", "W&B", f"WANDB_MODE=online, {has_key}", "`wandb login`, or WANDB_MODE=offline")
+    chosen, given = mode(os.environ), bool(os.environ.get("WANDB_MODE"))
+    in_netrc = _has_netrc()
+    keyed = bool(os.environ.get("WANDB_API_KEY")) or in_netrc
+    text = f"{chosen} ({'WANDB_MODE' if given else 'WANDB_MODE is not set'}), {'a key is there' if keyed else 'no key'}"
+    if chosen == "online" and not keyed:
+        yield Finding("problem", "W&B", text, "`wandb login`, or WANDB_MODE=offline")
+    elif chosen == "offline" and in_netrc and not given:
+        yield Finding("ok", "W&B", f"{text}: the one in netrc is used with WANDB_MODE=online, or by `wandb sync`")
     else:
-        yield Finding("ok", "W&B", f"mode {mode or 'not set'}, {has_key}")
+        yield Finding("ok", "W&B", text)
 
 
 def check_git(root: Path) -> Iterator[Finding]:

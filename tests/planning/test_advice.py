@@ -83,6 +83,25 @@ def test_the_cheapest_that_fits(small, counted):
     assert remedy(scene, 10) is None
 
 
+def test_with_another_change_no_more_exact_ones_than_it_takes(small, counted):
+    def size(scene):
+        settings = scene.config.parallelism
+        return 100 + 25 * scene.microbatch - 30 * settings.activation_checkpointing - 10 * (scene.world_size - 1)
+
+    counted(size)
+    scene = small("dmd", batch=4)
+    assert words(remedy(scene, 85).changes) == [
+        "--gpus 2",
+        "parallelism.device_microbatch_size=1",
+        "parallelism.activation_checkpointing=true",
+    ]
+    counted(lambda scene: size(scene) - 60 * (scene.world_size > 1))
+    assert words(remedy(scene, 80).changes) == ["--gpus 2"]
+    assert words(remedy(scene, 60).changes) == ["--gpus 2", "parallelism.device_microbatch_size=1"]
+    assert words(remedy(scene, 50).changes) == ["--gpus 2", "parallelism.activation_checkpointing=true"]
+    assert remedy(scene, 50).peak == 50
+
+
 def test_the_same_model_judges(small):
     scene = small("sft", batch=4)
     limit = peak(small("sft", "parallelism.device_microbatch_size=2", batch=4))

@@ -74,7 +74,8 @@ def test_the_key_is_never_shown(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert only(check_wandb(folder)).status == "problem"
+    found = only(check_wandb(folder))
+    assert (found.status, found.text) == ("problem", "online (WANDB_MODE), no key")
     monkeypatch.setenv("WANDB_API_KEY", "s3cret")
     found = only(check_wandb(folder))
     assert (found.status, "s3cret" in str(found)) == ("ok", False)
@@ -83,6 +84,23 @@ def test_the_key_is_never_shown(folder, monkeypatch):
     (folder / ".netrc").chmod(0o600)
     found = only(check_wandb(folder))
     assert (found.status, "s3cret" in str(found)) == ("ok", False)
+
+
+def test_the_mode_is_the_one_that_runs_have(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    assert only(check_wandb(folder)).text == "offline (WANDB_MODE is not set), no key"
+    (folder / ".netrc").write_text("machine api.wandb.ai login user password s3cret\n")
+    (folder / ".netrc").chmod(0o600)
+    assert only(check_wandb(folder)).text == (
+        "offline (WANDB_MODE is not set), a key is there: the one in netrc is used with WANDB_MODE=online, or by "
+        "`wandb sync`"
+    )
+    monkeypatch.setenv("WANDB_API_KEY", "s3cret")
+    assert only(check_wandb(folder)).text == "online (WANDB_MODE is not set), a key is there"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert only(check_wandb(folder)).text == "offline (WANDB_MODE), a key is there"
 
 
 def test_git(folder):
