@@ -1,3 +1,4 @@
+import contextlib
 import resource
 import shutil
 import threading
@@ -110,20 +111,21 @@ def test_states_are_read_without_running_code(tmp_path):
         read_state(tmp_path, 1)
 
 
-@pytest.fixture
-def file_limit():
-    """Sets the largest size of a file that this process may write: a disk that fills, for one process."""
+@contextlib.contextmanager
+def largest_file(size):
+    """The largest size of a file that this process may write, the test's own output included: a disk that fills."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path, file_limit):
+def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path):
     save(tmp_path, 5, 6)
-    file_limit(100_000)
-    with pytest.raises(HarnessError) as error:
+    with pytest.raises(HarnessError) as error, largest_file(100_000):
         write_state(tmp_path, 7, {"x": torch.zeros(100_000)}, stage="sft", fingerprint="mine")
-    file_limit(resource.RLIM_INFINITY)
     told = str(error.value)
     assert "rank0.pt: cannot be written" in told
     assert "free space" in told
@@ -135,9 +137,8 @@ def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path, file_limit):
     assert newest(tmp_path) == 7
 
 
-def test_a_first_state_that_cannot_be_written(tmp_path, file_limit):
-    file_limit(100)
-    with pytest.raises(HarnessError, match="no state was saved before"):
+def test_a_first_state_that_cannot_be_written(tmp_path):
+    with pytest.raises(HarnessError, match="no state was saved before"), largest_file(100):
         save(tmp_path, 5)
 
 
