@@ -37,7 +37,7 @@ class Change:
         """The scene with the change."""
         config = scene.config
         for key, value in self.settings:
-            section, name = key.split(".")
+            section, name = key.split(".")  # a key as it is typed, so that what is advised is what was tried
             config = evolve(config, **{section: evolve(getattr(config, section), **{name: value})})
         networks = scene.networks
         if self.teacher is not None:
