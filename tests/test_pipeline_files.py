@@ -20,12 +20,20 @@ ENTRY = {  # stage → the module that its command runs
     "evaluate_teacher": "harness.evaluation.run",
     "causal_sft": "harness.train",
     "evaluate_causal_sft": "harness.evaluation.run",
+    "teacher_i2v": "harness.train",
+    "evaluate_teacher_i2v": "harness.evaluation.run",
+    "causal_sft_i2v": "harness.train",
     "report": "harness.comparison.report",
     "train": "harness.train",
     "evaluate": "harness.evaluation.run",
     "compare": "harness.comparison.compare",
 }
-METHOD = {"teacher": {"harness.methods.sft"}, "causal_sft": {"harness.methods.causal_sft"}}
+METHOD = {
+    "teacher": {"harness.methods.sft"},
+    "teacher_i2v": {"harness.methods.sft"},
+    "causal_sft": {"harness.methods.causal_sft"},
+    "causal_sft_i2v": {"harness.methods.causal_sft"},
+}
 # Say how values are read, kept and shown elsewhere, not what they are. Of the configuration, defaults and metric
 # directions count.
 NOT_TRACKED = {"harness.errors", "harness.io"} | {
@@ -53,9 +61,29 @@ def other_methods(stage: str) -> set[str]:
     return every - own if own else set()
 
 
-def test_every_experiment_has_the_same_pipeline():
-    assert len({path.read_bytes() for path in EXPERIMENTS}) == 1
+def has_image(path: Path) -> bool:
+    return "rollout.image_conditioning" in read_yaml(path.with_name("experiment.yaml"))["varied"]
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_experiments_of_a_kind_have_the_same_pipeline(image):
+    assert len({path.read_bytes() for path in EXPERIMENTS if has_image(path) == image}) == 1
     assert {path.parent for path in EXPERIMENTS} == {p.parent for p in (ROOT / "experiments").glob("*/experiment.yaml")}
+
+
+def test_experiments_with_images_differ_in_the_runs_that_they_start_from_only():
+    def without_runs(path: Path) -> dict[str, Any]:
+        found = stages(path)
+        for stage in found.values():
+            stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith(("checkpoints/", "results/"))]
+        for stage in ("train", "evaluate"):
+            found[stage]["params"][0]["params.yaml"] = [
+                name for name in found[stage]["params"][0]["params.yaml"] if not name.endswith(".i2v")
+            ]
+        return found
+
+    text, image = (next(path for path in EXPERIMENTS if has_image(path) == kind) for kind in (False, True))
+    assert without_runs(text) == without_runs(image)
 
 
 @pytest.mark.parametrize("stage", sorted(ALL))
@@ -100,10 +128,12 @@ def test_no_stage_switches_the_run_cache_off(stage):
 
 
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
-@pytest.mark.parametrize("stage", ["teacher", "causal_sft"])
+@pytest.mark.parametrize("stage", ["teacher", "causal_sft", "teacher_i2v", "causal_sft_i2v"])
 def test_a_training_stage_tracks_every_setting_that_it_reads(stage, preset):
     run = load_params(ROOT / "params.yaml", preset).preset.run
-    unread = {"sft", "causal_sft", "dmd", "save_every_batches"} - {{"teacher": "sft"}.get(stage, stage)}
+    method = stage.removesuffix("_i2v")
+    unread = {"sft", "causal_sft", "dmd", "save_every_batches"} - {{"teacher": "sft"}.get(method, method)}
+    assert ("presets.${preset}.i2v" in ALL[stage]["params"]) == stage.endswith("_i2v")
     prefix = "presets.${preset}.run."
     tracked = {name.removeprefix(prefix) for name in ALL[stage]["params"] if name.startswith(prefix)}
     assert tracked == run.keys() - unread

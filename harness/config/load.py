@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import fields, frozen
 
 from harness.config.documents import describe, merge, nest, parse_yaml, read_yaml
 from harness.config.metrics import METRICS
-from harness.config.models import MODELS
+from harness.config.models import IMAGE_MODELS, MODELS
 from harness.config.schema import Preset, RunConfig
 from harness.config.structure import (
     CONVERTER,
@@ -29,7 +29,14 @@ from harness.errors import HarnessError
 
 __all__ = ["Params", "load_params", "resolve_file", "resolve_target", "structure", "to_dict"]
 
-_STAGE_RUNS = {"teacher": ("sft", "random"), "causal_sft": ("causal_sft", "teacher")}
+_STAGE_RUNS = {
+    "teacher": ("sft", "random"),
+    "causal_sft": ("causal_sft", "teacher"),
+    "teacher_i2v": ("sft", "checkpoint"),
+    "causal_sft_i2v": ("causal_sft", "teacher"),
+}
+_SEEDLESS = ("teacher", "teacher_i2v")  # one run each
+_IMAGE_ARMS = ("channels", "first_latent", "both")  # of causal_sft_i2v: values of rollout.image_conditioning
 _TARGET = re.compile(r"(?P<group>[a-z][a-z0-9_]*)(?:/(?P<arm>[a-z][a-z0-9_]*))?/seed(?P<seed>0|[1-9][0-9]*)")
 _NOT_IN_EXPERIMENTS = {"seed": "is given by the target, not here", "preset": "is given by params.yaml, not here"}
 
@@ -83,8 +90,9 @@ def load_params(path: str | os.PathLike[str] = "params.yaml", preset: str | None
 def resolve_target(target: str, root: str | os.PathLike[str] = ".") -> RunConfig:
     """The complete configuration of a declared run.
 
-    `teacher`, `causal_sft/seed<N>` or `<experiment>/<arm>/seed<N>`: the preset's defaults, then the experiment's
-    `fixed`, then the arm's `set`.
+    `teacher`, `causal_sft/seed<N>`, their image-to-video kin `teacher_i2v` and
+    `causal_sft_i2v/<image_conditioning>/seed<N>`, or `<experiment>/<arm>/seed<N>`: the preset's defaults, then the
+    experiment's `fixed`, then the arm's `set`.
 
     Raises:
         HarnessError: if the target is unknown, or a file it needs is missing or wrong.
@@ -93,13 +101,26 @@ def resolve_target(target: str, root: str | os.PathLike[str] = ".") -> RunConfig
     params = load_params(root / "params.yaml")
     group, arm, seed = split_target(target)
     layers = [_preset_layer(params, root / "params.yaml")]
-    if arm is None:
-        method, init = _STAGE_RUNS[group]
-        layers.append(_Layer({"method": method, "seed": seed, "init": {"kind": init}}, f"target {target}"))
+    if arm is None or group in _STAGE_RUNS:
+        layers.append(_Layer(_stage_values(group, arm, seed, params.preset), f"target {target}"))
     else:
         layers.append(_Layer({"seed": seed}, f"target {target}"))
         layers += _experiment_layers(root, group, arm)
     return _build(layers, params.preset)
+
+
+def _stage_values(group: str, arm: str | None, seed: int, preset: Preset) -> dict[str, Any]:
+    """What a stage's own run sets. Image to video starts from the text-to-video teacher where the preset trains it."""
+    method, kind = _STAGE_RUNS[group]
+    text_teacher = {"kind": "checkpoint", "path": str(preset.run.get("teacher", fields(RunConfig).teacher.default))}
+    values: dict[str, Any] = {"method": method, "seed": seed, "init": {"kind": kind}}
+    if group == "teacher_i2v":
+        values |= {"init": text_teacher, "rollout": {"image_conditioning": "channels"}}
+    elif group == "causal_sft_i2v":
+        values["rollout"] = {"image_conditioning": arm}
+        if arm == "first_latent":  # its network reads no image
+            values["init"] = text_teacher
+    return values
 
 
 def split_target(target: str) -> tuple[str, str | None, int]:
@@ -108,15 +129,28 @@ def split_target(target: str) -> tuple[str, str | None, int]:
     Raises:
         HarnessError: if the target has none of these forms.
     """
-    if target == "teacher":
-        return "teacher", None, 0
+    if target in _SEEDLESS:
+        return target, None, 0
     match = _TARGET.fullmatch(target)
-    if match is None or (match["arm"] is None) != (match["group"] == "causal_sft") or match["group"] == "teacher":
-        raise HarnessError(
-            f'"{target}" names no run: expected `teacher`, `causal_sft/seed<N>` or `<experiment>/<arm>/seed<N>`, '
-            "for example `two_stage_vs_one_stage/two_stage/seed0`"
-        )
-    return match["group"], match["arm"], int(match["seed"])
+    if match is not None and _is_target(match["group"], match["arm"]):
+        return match["group"], match["arm"], int(match["seed"])
+    raise HarnessError(
+        f'"{target}" names no run: expected `teacher`, `causal_sft/seed<N>`, `teacher_i2v`, '
+        f"`causal_sft_i2v/<{'|'.join(_IMAGE_ARMS)}>/seed<N>` or `<experiment>/<arm>/seed<N>`, "
+        "for example `two_stage_vs_one_stage/two_stage/seed0`"
+    )
+
+
+def _is_target(group: str, arm: str | None) -> bool:
+    match group:
+        case "teacher" | "teacher_i2v":
+            return False
+        case "causal_sft":
+            return arm is None
+        case "causal_sft_i2v":
+            return arm in _IMAGE_ARMS
+        case _:
+            return arm is not None
 
 
 def resolve_file(
@@ -239,6 +273,9 @@ def _nested(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _build(layers: Sequence[_Layer], preset: Preset) -> RunConfig:
     """Merge the layers into a checked `RunConfig`; each problem is reported at the place that gave the value."""
     values = merge({}, *(layer.values for layer in layers))
+    if preset.i2v is not None and (way := _image_conditioning(values)) != "none":
+        layers = [layers[0], _i2v_layer(layers[0], preset.i2v, way), *layers[1:]]
+        values = merge({}, *(layer.values for layer in layers))
     try:
         config = CONVERTER.structure(values, RunConfig)
         problems = list(cross_check(config, preset))
@@ -254,6 +291,20 @@ def _build(layers: Sequence[_Layer], preset: Preset) -> RunConfig:
         )  # the last that reaches deepest
         by_place.setdefault(layer.where, []).append((f"{layer.at}.{path}" if layer.at else path, text))
     raise HarnessError("\n".join(str(refusal(items, where)) for where, items in by_place.items()))
+
+
+def _image_conditioning(values: Mapping[str, Any]) -> Any:
+    rollout = values.get("rollout")
+    return rollout.get("image_conditioning", "none") if isinstance(rollout, Mapping) else "none"
+
+
+def _i2v_layer(preset: _Layer, i2v: Mapping[str, Any], way: Any) -> _Layer:
+    """The preset's own differences for image to video. A generator that is given a first latent only reads no image: it
+    keeps the text-to-video network.
+    """
+    dropped = ("model",) if way == "first_latent" else ()
+    values = {key: value for key, value in i2v.items() if key not in dropped}
+    return _Layer(_nested(values, f"{preset.where}: i2v"), preset.where, preset.at.replace(".run", ".i2v"))
 
 
 def _depth(values: Any, path: str) -> int:
@@ -279,17 +330,33 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
     if config.dmd.min_t >= config.dmd.max_t:
         yield "dmd.min_t", f"must be below dmd.max_t ({config.dmd.max_t}), got {config.dmd.min_t}"
     rollout = config.rollout
-    if rollout.attention == "causal" and config.frames % rollout.frames_per_block:
+    ragged = config.frames % rollout.frames_per_block and not rollout.first_frame_given
+    if rollout.attention == "causal" and ragged:
         yield (
             "rollout.frames_per_block",
             f"{config.frames} latent frames do not divide into blocks of {rollout.frames_per_block}",
         )
+    yield from _check_image(config, preset)
     if config.init.kind == "causal_sft" and config.method != "dmd":
         yield "init.kind", "causal_sft is a start for dmd only"
     if rollout.window != -1 and rollout.sink >= rollout.window:
         yield "rollout.sink", f"must be below the window ({rollout.window} frames, sink included), got {rollout.sink}"
     if rollout.window != -1 and rollout.window < rollout.frames_per_block:
         yield "rollout.window", f"must hold a block ({rollout.frames_per_block} frames), got {rollout.window}"
+
+
+def _check_image(config: RunConfig, preset: Preset) -> Iterable[Problem]:
+    way, reads_image = config.rollout.image_conditioning, config.model in IMAGE_MODELS
+    at = "rollout.image_conditioning"
+    if way in ("channels", "both"):
+        if not reads_image:
+            yield at, f"`{way}` gives tokens and `y`, which `model: {config.model}` does not read; use {IMAGE_MODELS}"
+        if preset.encoders.image_encoder is None:
+            yield at, f"`{way}` needs image tokens in the data; set encoders.image_encoder in the preset"
+    elif reads_image and config.model in MODELS:
+        yield at, f"`model: {config.model}` reads image tokens and `y`: expected channels or both, got {way}"
+    if config.rollout.first_frame_given and config.frames < 2:
+        yield "frames", "must be at least 2 where the first one is given"
 
 
 def known_keys() -> list[str]:

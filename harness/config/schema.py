@@ -42,9 +42,11 @@ def _all_or_positive(instance: Any, attribute: Any, value: Any) -> None:
         raise ValueError(f"must be −1 (all frames) or at least one frame, got {value}")
 
 
-def _with_checkpoint(instance: Any, attribute: Any, value: Any) -> None:
-    if (value is None) == (instance.kind == "checkpoint"):
-        raise ValueError("must be given with `kind: checkpoint`, and only then")
+def _with_kind(instance: Any, attribute: Any, value: Any) -> None:
+    if value is None and instance.kind == "checkpoint":
+        raise ValueError("must be given with `kind: checkpoint`")
+    if value is not None and instance.kind not in ("checkpoint", "causal_sft"):
+        raise ValueError("is read with `kind: checkpoint` or `kind: causal_sft` only")
 
 
 @frozen(kw_only=True)
@@ -75,7 +77,7 @@ class DataConfig:
 class EncodersConfig:
     """What turns pixels and words into tensors, before training.
 
-    `pca` and `random_umt5` are made here; anything else is a folder.
+    `pca`, `random_umt5` and `random_clip` are made here; anything else is a folder.
     """
 
     vae: str = "pca"
@@ -85,7 +87,10 @@ class EncodersConfig:
     temporal_factor: int = _positive(4)
     text_dim: int = _positive(64)
     text_layers: int = _positive(2)
-    position_channels: bool = False  # sine and cosine of row and column, and a first-frame flag, as channels of `y`
+    image_encoder: str | None = None  # of first frames, for image to video; null: the data carries no image conditions
+    image_dim: int = _positive(64)  # width of an image token
+    image_layers: int = _positive(2)  # of `random_clip`; the tokens are read before the last
+    position_channels: bool = False  # sine and cosine of row and column, and a first-frame flag, as input channels
     text_length: int = _positive(512)  # positions the text is zero-padded to; the padding is attended, as in Wan
     seed: int = field(default=0, validator=ge(0))
 
@@ -200,14 +205,31 @@ class RolloutConfig:
     )  # 0.00498 reproduces the released training code
     gradient_frames: int = _positive(21)  # frames earlier than the last 21 get no gradient
     kv_grad: Literal["detach", "straight_through"] = "detach"
+    # How a given image reaches the generator. `channels`: Wan's CLIP tokens and `y`; `first_latent`: its clean latent
+    # is frame 0 at t = 0, in a causal generator through the KV cache; `both`
+    image_conditioning: Literal["none", "channels", "first_latent", "both"] = "none"
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the run is image to video."""
+        return self.image_conditioning != "none"
+
+    @property
+    def first_frame_given(self) -> bool:
+        """Whether frame 0 is the given image's clean latent instead of being generated."""
+        return self.image_conditioning in ("first_latent", "both")
 
 
 @frozen(kw_only=True)
 class InitConfig:
-    """Where the generator's weights come from. `path` is a diffusers folder, for `checkpoint` only."""
+    """Where the generator's weights come from.
+
+    `path` is the model's folder (`checkpoint`), or that of the causal SFT runs, one for each seed (`causal_sft`; null:
+    `checkpoints/causal_sft`).
+    """
 
     kind: Literal["random", "teacher", "causal_sft", "checkpoint"] = "teacher"
-    path: str | None = field(default=None, validator=_with_checkpoint)
+    path: str | None = field(default=None, validator=_with_kind)
 
 
 @frozen(kw_only=True)
@@ -273,3 +295,4 @@ class Preset:
     evaluators: EvaluatorsConfig
     evaluation: EvaluationConfig
     run: dict[str, Any]  # defaults of RunConfig, without `preset`, `method`, `seed`
+    i2v: dict[str, Any] | None = None  # what differs when `rollout.image_conditioning` is on; null: nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from attrs import evolve, field, frozen
@@ -37,6 +37,9 @@ def position_channels(frames: int, height: int, width: int) -> torch.Tensor:
     return torch.cat([still, first])
 
 
+PARTS = ("text", "image_tokens", "y", "first_latent", "positions")
+
+
 @frozen(eq=False, kw_only=True)
 class Condition:
     """What generator, critic and teacher are all given.
@@ -44,6 +47,8 @@ class Condition:
     text                 `[B, L, D]` text embeddings, zero-padded to the preset's text length
     image_tokens         `[B, T, D_img]` CLIP tokens of the first frame (image to video), or None
     y                    `[B, C_y, F, H, W]` mask and first-frame latent, joined on channels to the noisy one, or None
+    first_latent         `[B, C, 1, H, W]` the first frame's clean latent, for a generator that is given it as frame 0
+    positions            `[B, 5, F, H, W]` see `position_channels`, joined on channels after `y`, or None
     unconditional_text   `[1 or B, L, D]` embeddings of the empty prompt, or None (zeros are used)
 
     Raises `ValueError` when the parts do not share a batch size or the two texts differ in shape.
@@ -52,12 +57,14 @@ class Condition:
     text: torch.Tensor
     image_tokens: torch.Tensor | None = None
     y: torch.Tensor | None = None
+    first_latent: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
     unconditional_text: torch.Tensor | None = field(default=None)
 
     def __attrs_post_init__(self) -> None:
         if self.text.ndim != 3:
             raise ValueError(f"text must be [B, L, D], got {list(self.text.shape)}")
-        for name, part in (("image_tokens", self.image_tokens), ("y", self.y)):
+        for name, part in self._parts().items():
             if part is not None and part.shape[0] != self.batch_size:
                 raise ValueError(f"{name} has batch {part.shape[0]}, text has {self.batch_size}")
         empty = self.unconditional_text
@@ -73,13 +80,17 @@ class Condition:
         return self.text.shape[0]
 
     def unconditional(self) -> Condition:
-        """Drop the text only: image tokens and `y` go to the unconditional branch too (Wan2.1 image to video)."""
+        """Drop the text only: what the image gives goes to the unconditional branch too (Wan2.1 image to video)."""
         return evolve(self, text=self._empty_text())
 
     def drop_text(self, mask: torch.Tensor) -> Condition:
         """Caption dropout: the text of the samples where `mask` (bool `[B]`) is true becomes unconditional."""
         mask = mask.to(self.text.device)[:, None, None]
         return evolve(self, text=torch.where(mask, self._empty_text(), self.text))
+
+    def without_image_inputs(self) -> Condition:
+        """For a network that reads no image: without tokens and `y`. The first latent, which is a frame, stays."""
+        return evolve(self, image_tokens=None, y=None)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Condition:
         """Move and/or cast every tensor."""
@@ -99,20 +110,27 @@ class Condition:
     def cat(conditions: Sequence[Condition]) -> Condition:
         """Join along the batch. Raises `ValueError` when a part is present in some conditions and absent in others."""
         first = conditions[0]
-        parts = {}
-        for name in ("text", "image_tokens", "y"):
-            values = [getattr(c, name) for c in conditions]
-            if all(v is None for v in values):
-                parts[name] = None
-            elif any(v is None for v in values):
+        parts: dict[str, torch.Tensor | None] = {}
+        for name in PARTS:
+            values = [c._parts()[name] for c in conditions]
+            present = [value for value in values if value is not None]
+            if present and len(present) < len(values):
                 raise ValueError(f"{name} is present in some of the conditions to join and absent in others")
-            else:
-                parts[name] = torch.cat(values)
+            parts[name] = torch.cat(present) if present else None
         if all(c.unconditional_text is first.unconditional_text for c in conditions) and first._shared_empty_text:
             parts["unconditional_text"] = first.unconditional_text
         else:
             parts["unconditional_text"] = torch.cat([c._empty_text() for c in conditions])
-        return Condition(**parts)
+        return Condition(**parts)  # type: ignore[arg-type]
+
+    def _parts(self) -> dict[str, torch.Tensor | None]:
+        return {
+            "text": self.text,
+            "image_tokens": self.image_tokens,
+            "y": self.y,
+            "first_latent": self.first_latent,
+            "positions": self.positions,
+        }
 
     @property
     def _shared_empty_text(self) -> bool:
@@ -123,12 +141,9 @@ class Condition:
             return torch.zeros_like(self.text)
         return self.unconditional_text.to(self.text.dtype).expand_as(self.text)
 
-    def _map(self, change) -> Condition:
+    def _map(self, change: Callable[[torch.Tensor, bool], torch.Tensor]) -> Condition:
         """Apply `change(tensor, shared)` to each part; `shared` marks an unconditional text of batch 1."""
+        parts = {name: None if part is None else change(part, False) for name, part in self._parts().items()}
         empty = self.unconditional_text
-        return Condition(
-            text=change(self.text, False),
-            image_tokens=None if self.image_tokens is None else change(self.image_tokens, False),
-            y=None if self.y is None else change(self.y, False),
-            unconditional_text=None if empty is None else change(empty, self._shared_empty_text),
-        )
+        unconditional = None if empty is None else change(empty, self._shared_empty_text)
+        return Condition(**parts, unconditional_text=unconditional)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from harness.errors import HarnessError
 from harness.models.causal_wan import CausalWan
@@ -41,17 +41,19 @@ class WanGeometry:
 
 
 _I2V_14B = WanGeometry(in_channels=36, image_dim=1280, added_kv_proj_dim=5120)
+_TINY = WanGeometry(
+    num_attention_heads=4,
+    attention_head_dim=24,
+    num_layers=4,
+    ffn_dim=256,
+    in_channels=16 + POSITION_CHANNELS,
+    text_dim=64,
+    freq_dim=64,
+)
 
 MODELS: dict[str, WanGeometry] = {
-    "tiny": WanGeometry(
-        num_attention_heads=4,
-        attention_head_dim=24,
-        num_layers=4,
-        ffn_dim=256,
-        in_channels=16 + POSITION_CHANNELS,
-        text_dim=64,
-        freq_dim=64,
-    ),
+    "tiny": _TINY,
+    "tiny-i2v": evolve(_TINY, in_channels=16 + 20 + POSITION_CHANNELS, image_dim=64, added_kv_proj_dim=96),
     "wan2.1-t2v-1.3b": WanGeometry(num_attention_heads=12, num_layers=30, ffn_dim=8960),
     "wan2.1-t2v-14b": WanGeometry(),
     "wan2.1-i2v-14b-480p": _I2V_14B,
