@@ -19,8 +19,8 @@ from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
 
-from harness.data.mds import UNCONDITIONAL, count_samples, read_index
-from harness.data.shards import read_fingerprint
+from harness.data.mds import IMAGE_COLUMNS, UNCONDITIONAL, count_samples, read_index
+from harness.data.shards import read_fingerprint, require_image
 from harness.data.shared_memory import open_streaming
 from harness.errors import HarnessError
 from harness.models.condition import Condition, pad_text, position_channels
@@ -57,10 +57,10 @@ def load_unconditional(folder: str | Path, text_length: int) -> Tensor:
     return _pad(tensors["text"], text_length, str(path))[None]
 
 
-def load_y(folder: str | Path, frames: int | None = None) -> Tensor | None:
-    """The channels that every clip of `folder` (`data/encoded`) is conditioned on besides its text.
+def load_positions(folder: str | Path, frames: int | None = None) -> Tensor | None:
+    """The position channels that every clip of `folder` (`data/encoded`) has, if it has them: `[5, F, h, w]`.
 
-    `[C_y, F, h, w]`, or None. `frames` latent frames; by default as many as the clips have.
+    `frames` latent frames; by default as many as the clips have.
     """
     fingerprint = read_fingerprint(folder)
     if not fingerprint.get("position_channels"):  # a prompt list has no geometry
@@ -70,29 +70,57 @@ def load_y(folder: str | Path, frames: int | None = None) -> Tensor | None:
 
 
 def condition_from_texts(
-    texts: Sequence[np.ndarray | Tensor], text_length: int, unconditional: Tensor | None, y: Tensor | None = None
+    texts: Sequence[np.ndarray | Tensor],
+    text_length: int,
+    unconditional: Tensor | None,
+    positions: Tensor | None = None,
+    *,
+    image_tokens: Tensor | None = None,
+    y: Tensor | None = None,
+    first_latent: Tensor | None = None,
 ) -> Condition:
-    """Texts `[L, D]` of various lengths → a Condition with float32 `text [B, text_length, D]`, zero-padded, and the
-    same `y` `[C_y, F, h, w]` for all.
+    """Texts `[L, D]` of various lengths → a Condition with float32 `text [B, text_length, D]`, zero-padded, the same
+    `positions` `[5, F, h, w]` for all, and what each clip is given of its image, as it is.
     """
     padded = [_pad(torch.as_tensor(np.array(text)), text_length, f"text {i}") for i, text in enumerate(texts)]
-    shared = None if y is None else y.expand(len(padded), *y.shape)
-    return Condition(text=torch.stack(padded), y=shared, unconditional_text=unconditional)
+    return Condition(
+        text=torch.stack(padded),
+        image_tokens=image_tokens,
+        y=y,
+        first_latent=first_latent,
+        positions=None if positions is None else positions.expand(len(padded), *positions.shape),
+        unconditional_text=unconditional,
+    )
+
+
+def stacked(values: Sequence[np.ndarray]) -> Tensor:
+    """Stored arrays → one float32 tensor; a copy: the stored ones are read-only."""
+    return torch.from_numpy(np.stack(values).astype(np.float32))
 
 
 def collate(
-    samples: Sequence[Mapping[str, Any]], *, text_length: int, unconditional: Tensor | None, y: Tensor | None = None
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    text_length: int,
+    unconditional: Tensor | None,
+    positions: Tensor | None = None,
+    image: bool = False,
 ) -> Batch:
     """Stored samples → the batch a Method takes.
 
     Keys: `latent` float32 `[B, C, F, h, w]` (absent for a prompt list), `condition`, and the lists `key`, `caption`,
-    `attributes`. Arrays are copied: the stored ones are read-only.
+    `attributes`. With `image` the condition has the clips' first frames, in every form.
     """
     # The streaming loader counts samples by the first entry: it must have a length.
     batch: Batch = {name: [sample[name] for sample in samples] for name in ("key", "caption", "attributes")}
     if "latent" in samples[0]:
-        batch["latent"] = torch.from_numpy(np.stack([sample["latent"] for sample in samples]).astype(np.float32))
-    batch["condition"] = condition_from_texts([sample["text"] for sample in samples], text_length, unconditional, y)
+        batch["latent"] = stacked([sample["latent"] for sample in samples])
+    given: dict[str, Tensor] = {}
+    if image:
+        given = {name: stacked([sample[name] for sample in samples]) for name in IMAGE_COLUMNS}
+        given["first_latent"] = batch["latent"][:, :, :1].clone()
+    texts = [sample["text"] for sample in samples]
+    batch["condition"] = condition_from_texts(texts, text_length, unconditional, positions, **given)
     return batch
 
 
@@ -102,6 +130,7 @@ def build_dataloader(
     *,
     seed: int,
     text_length: int,
+    image: bool = False,
     shuffle: bool = True,
     drop_last: bool = True,
 ) -> StreamingDataLoader:
@@ -110,11 +139,15 @@ def build_dataloader(
     The order depends on `seed` and the epoch. With the same global batch size, the union of the ranks' batches is the
     same for any number of processes: rank r of n has samples r, r + n, … of it. `state_dict()` and
     `load_state_dict()` resume in the middle of an epoch. No worker processes: they do not pay for encoded latents.
+    With `image` the conditions have `image_tokens`, `y` and `first_latent`; without it they have none of them.
 
     Raises:
-        HarnessError: the split is missing, or smaller than one global batch.
+        HarnessError: the split is missing, smaller than one global batch, or has no image conditions though they are
+            wanted.
     """
     folder = Path(folder)
+    if image:
+        require_image(folder.parent)
     needed = batch_size * World.detect().num_ranks
     if (found := count_samples(folder)) < (needed if drop_last else 1):
         raise HarnessError(
@@ -130,13 +163,19 @@ def build_dataloader(
         shuffle_seed=seed,
         num_canonical_nodes=1,  # fixed, so that the order does not depend on the machine
     )
-    unconditional, y = load_unconditional(folder.parent, text_length), load_y(folder.parent)
+    making = partial(
+        collate,
+        text_length=text_length,
+        unconditional=load_unconditional(folder.parent, text_length),
+        positions=load_positions(folder.parent),
+        image=image,
+    )
     return StreamingDataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=0,
         drop_last=drop_last,
-        collate_fn=partial(collate, text_length=text_length, unconditional=unconditional, y=y),
+        collate_fn=making,
     )
 
 

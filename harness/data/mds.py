@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ ENCODED_COLUMNS = {
     "first_frame": "ndarray:uint8",  # [H, W, 3]
     "caption": "str",
     "attributes": "json",
+}
+IMAGE_COLUMNS = {  # of encoded data for image to video, besides
+    "image_tokens": "ndarray:float16",  # [T, D]
+    "y": "ndarray:float16",  # [4 + C, F, h, w]
 }
 PROMPT_COLUMNS = {"key": "str", "text": "ndarray:float16", "caption": "str", "attributes": "json"}
 SPLITS = ("train", "validation", "test")
@@ -153,12 +157,15 @@ def iter_samples(folder: str | Path, start: int = 0, stop: int | None = None) ->
             ) from error
 
 
-def load_split(folder: str | Path, limit: int | None = None) -> dict[str, Any]:
+def load_split(
+    folder: str | Path, limit: int | None = None, pick: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """A whole split (or its first `limit` samples) in memory: for evaluation and monitors.
 
-    Returns a dict of the stored columns: `latent` float16 `[N, C, F, h, w]`, `video` uint8 `[N, F, H, W, 3]` and
-    `first_frame` uint8 `[N, H, W, 3]` stacked, `text` a list of float16 `[L, D]`, `key`, `caption` and `attributes`
-    lists. No shared memory, so it may be called beside a running training.
+    Returns a dict of the stored columns: `latent` float16 `[N, C, F, h, w]`, `video` uint8 `[N, F, H, W, 3]`,
+    `first_frame` uint8 `[N, H, W, 3]`, `image_tokens` float16 `[N, T, D]` and `y` float16 `[N, 4 + C, F, h, w]`
+    stacked, `text` a list of float16 `[L, D]`, `key`, `caption` and `attributes` lists. `pick` says what to keep of
+    each sample. No shared memory, so it may be called beside a running training.
 
     Raises:
         HarnessError: the folder is missing, damaged or has fewer than `limit` samples.
@@ -167,11 +174,11 @@ def load_split(folder: str | Path, limit: int | None = None) -> dict[str, Any]:
         raise HarnessError(
             f"{folder}: {limit} samples wanted, it has {found}. Raise data.clips or lower the number asked for"
         )
-    samples = list(iter_samples(folder, stop=limit))
+    samples = [sample if pick is None else pick(sample) for sample in iter_samples(folder, stop=limit)]
     if not samples:
         raise HarnessError(f"{folder}: has no samples")
     columns: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-    for name in ("latent", "video", "first_frame"):
+    for name in ("latent", "video", "first_frame", *IMAGE_COLUMNS):
         if name in columns:
             columns[name] = np.stack(columns[name])
     return columns

@@ -16,7 +16,8 @@ from harness.errors import HarnessError
 from harness.io import directory_digest, read_json, sha256_file
 
 FINGERPRINT = "fingerprint.json"
-ENCODERS = ("vae", "text_encoder", "tokenizer")  # entries of a fingerprint that are digests of folders
+# Entries of a fingerprint that are digests of folders; the last two only in data for image to video.
+ENCODERS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 FOLDERS = (*SPLITS, "prompts")  # clips and encoded clips have splits, a list of prompts has one folder
 SCHEMA = 1
 
@@ -86,6 +87,19 @@ def require_fingerprint(folder: str | Path, expected: Mapping[str, Any]) -> dict
             "Run `dvc repro encode`, or use the encoders and the size that made it"
         )
     return found
+
+
+def require_image(folder: str | Path) -> None:
+    """Refuse data without the columns `image_tokens` and `y`, for who wants to condition on first frames.
+
+    Raises:
+        HarnessError: the fingerprint of `folder` (`data/encoded`) has no image tokens.
+    """
+    if "image_tokens" not in read_fingerprint(folder):
+        raise HarnessError(
+            f"{Path(folder) / FINGERPRINT}: this data has no image tokens, which image to video needs. Set "
+            "encoders.image_encoder in the preset (`random_clip`, or a folder) and run `dvc repro encode`"
+        )
 
 
 def verify_data(folder: str | Path) -> dict[str, int]:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from harness.data.loader import condition_from_texts, load_unconditional, load_y
+from harness.data.loader import condition_from_texts, load_positions, load_unconditional, stacked
 from harness.data.mds import load_split
-from harness.data.shards import read_fingerprint
+from harness.data.shards import read_fingerprint, require_image
+from harness.errors import HarnessError
 from harness.evaluation.stored import pooled_texts
 from harness.io import digest
 from harness.models.condition import Condition
 from harness.seeding import generator_for
 
+GIVEN = ("image_tokens", "y", "first_latents", "first_frames")  # fields of a PromptSet that come from first frames
 REPEATED = 4  # one clip in four repeats an earlier prompt with other noise: diversity is measured on these
 
 
 @frozen(kw_only=True, eq=False)
 class PromptSet:
-    """What N clips are to show. `prompts [N]` numbers the captions; `text` are their embeddings `[L, D]`, unpadded."""
+    """What N clips are to show. `prompts [N]` numbers the captions; `text` are their embeddings `[L, D]`, unpadded.
+
+    Where clips are given an image, there is one for each: `image_tokens` float16 `[T, D]`, `y` float16
+    `[4 + C, F, h, w]`, `first_latents` float16 `[C, 1, h, w]`, and the picture itself, `first_frames` uint8
+    `[H, W, 3]`; else these are None.
+    """
 
     prompts: np.ndarray
     captions: list[str]
@@ -31,7 +39,11 @@ class PromptSet:
     text: list[np.ndarray]
     text_length: int
     unconditional: Tensor  # [1, text_length, D]
-    y: Tensor | None = None  # [C_y, F, h, w], what every clip is conditioned on besides its text
+    positions: Tensor | None = None  # [5, F, h, w], where a latent pixel is: the same for every clip
+    image_tokens: list[np.ndarray] | None = None
+    y: list[np.ndarray] | None = None
+    first_latents: list[np.ndarray] | None = None
+    first_frames: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,7 +60,19 @@ class PromptSet:
 
     def condition(self, start: int, stop: int) -> Condition:
         """The condition of clips `start` … `stop`."""
-        return condition_from_texts(self.text[start:stop], self.text_length, self.unconditional, self.y)
+        return condition_from_texts(
+            self.text[start:stop],
+            self.text_length,
+            self.unconditional,
+            self.positions,
+            image_tokens=_rows(self.image_tokens, start, stop),
+            y=_rows(self.y, start, stop),
+            first_latent=_rows(self.first_latents, start, stop),
+        )
+
+
+def _rows(values: list[np.ndarray] | None, start: int, stop: int) -> Tensor | None:
+    return None if values is None else stacked(values[start:stop])
 
 
 def prompt_numbers(clips: int) -> np.ndarray:
@@ -57,14 +81,19 @@ def prompt_numbers(clips: int) -> np.ndarray:
     return np.arange(clips) % max(different, 1)
 
 
-def fixed_prompts(data_folder: str | Path, split: str, clips: int, frames: int) -> PromptSet:
-    """The first captions of an encoded split, in stored order, for clips of `frames` latent frames.
+def fixed_prompts(data_folder: str | Path, split: str, clips: int, frames: int, image: bool = False) -> PromptSet:
+    """The first captions of an encoded split, in stored order, for clips of `frames` latent frames; with `image` also
+    the first frames that belong to them.
 
-    Raises HarnessError when the split is missing or has too few clips.
+    Raises HarnessError when the split is missing, has too few clips, or no image conditions (or too short ones) though
+    they are wanted.
     """
     folder = Path(data_folder)
+    if image:
+        require_image(folder)
     numbers = prompt_numbers(clips)
-    stored = load_split(folder / split, limit=int(numbers.max()) + 1)
+    limit = int(numbers.max()) + 1
+    stored = load_split(folder / split, limit, lambda sample: _told(sample) | (_given(sample, frames) if image else {}))
     text_length = text_length_of(folder)
     return PromptSet(
         prompts=numbers,
@@ -73,8 +102,25 @@ def fixed_prompts(data_folder: str | Path, split: str, clips: int, frames: int) 
         text=[stored["text"][i] for i in numbers],
         text_length=text_length,
         unconditional=load_unconditional(folder, text_length),
-        y=load_y(folder, frames),
+        positions=load_positions(folder, frames),
+        **{name: [stored[name][i] for i in numbers] for name in GIVEN if image},
     )
+
+
+def _told(sample: dict[str, Any]) -> dict[str, Any]:
+    return {name: sample[name] for name in ("caption", "attributes", "text")}
+
+
+def _given(sample: dict[str, Any], frames: int) -> dict[str, Any]:
+    """What a clip's first frame gives a clip of `frames` latent frames; copies, so that the whole latent can go."""
+    y, latent = sample["y"], sample["latent"]
+    if y.shape[1] < frames:
+        raise HarnessError(
+            f"frames: image conditions of {frames} latent frames wanted, those of the data have {y.shape[1]}; "
+            "encode longer clips, or lower it"
+        )
+    parts = (sample["image_tokens"], y[:, :frames].copy(), latent[:, :1].copy(), sample["first_frame"])
+    return dict(zip(GIVEN, parts, strict=True))
 
 
 def text_length_of(data_folder: str | Path) -> int:

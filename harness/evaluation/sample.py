@@ -11,7 +11,7 @@ import torch
 
 from harness.config.load import Params, load_params, resolve_target
 from harness.config.schema import RunConfig
-from harness.data.loader import condition_from_texts, load_unconditional, load_y
+from harness.data.loader import condition_from_texts, load_positions, load_unconditional
 from harness.errors import HarnessError
 from harness.evaluation.media import SUFFIXES, enlarge, save_video, scale_for
 from harness.evaluation.prompts import fixed_noise, latent_shape, text_length_of
@@ -77,7 +77,7 @@ def encode_condition(prompts: Sequence[str], root: Path, data: Path, frames: int
             warnings.append(f'"{prompt}": {encoded.unknown_words} of its words were in no training caption')
         if encoded.truncated:
             warnings.append(f'"{prompt}": longer than {length} tokens, its end was cut off')
-    return condition_from_texts(texts, length, load_unconditional(data, length), load_y(data, frames)), warnings
+    return condition_from_texts(texts, length, load_unconditional(data, length), load_positions(data, frames)), warnings
 
 
 def file_name(prompt: str, number: int, suffix: str) -> str:

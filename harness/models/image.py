@@ -1,9 +1,11 @@
-"""First frames → CLIP tokens: the image encoder of Wan2.1 image to video, read from transformers folders.
+"""First frames → CLIP tokens: the image encoder of Wan2.1 image to video, in transformers folders.
 
 Wan's encoder is the vision tower of open_clip's XLM-RoBERTa CLIP ViT-H/14 at 224 pixels; its folder holds a
 `CLIPVisionModel` of 32 layers, 1280 wide. The tokens are the hidden states before the last layer, unnormalised, class
 token first: 257 × 1280. Preprocessing is that of the folder's processor, as in diffusers' pipeline: shorter side to
 224, center crop. (The original code squeezes the whole frame into the square instead, on float pixels.)
+
+The small preset has the same classes with random weights (`random_clip`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from harness.errors import HarnessError
+
+PATCH = 4  # pixels, of `random_clip`: a digit covers nine patches
+HEADS = 4  # of `random_clip`
 
 
 @frozen
@@ -34,6 +39,39 @@ class ImageEncoder:
     def num_tokens(self) -> int:
         """Tokens of one image, the class token included."""
         return (self.model.config.image_size // self.model.config.patch_size) ** 2 + 1
+
+
+def random_clip(image_size: int, *, dim: int, layers: int, seed: int) -> ImageEncoder:
+    """A frozen CLIP vision tower with random weights that depend on the arguments only, for square images of
+    `image_size` pixels: (image_size / 4)² + 1 tokens, `dim` wide.
+
+    Raises:
+        HarnessError: `dim` is not a multiple of the heads, or `image_size` is none of the patches.
+    """
+    if dim % HEADS:
+        raise HarnessError(
+            f"encoders.image_dim is {dim}, expected a multiple of {HEADS} for `image_encoder: random_clip`"
+        )
+    if image_size % PATCH:
+        raise HarnessError(
+            f"the smaller side of a clip is {image_size} pixels, expected a multiple of {PATCH} for "
+            "`image_encoder: random_clip`; change data.height or data.width"
+        )
+    config = CLIPVisionConfig(
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        image_size=image_size,
+        patch_size=PATCH,
+        hidden_act="gelu",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CLIPVisionModel(config)
+    square = {"height": image_size, "width": image_size}
+    processor = CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=square)
+    return ImageEncoder(processor, model.eval().requires_grad_(False))
 
 
 def processor_folder(image_encoder: str | Path) -> Path:

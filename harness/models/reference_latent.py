@@ -30,6 +30,14 @@ def still_and_nothing(image: Tensor, frames: int) -> Tensor:
     return video
 
 
+def factors(vae: VAE) -> tuple[int, int]:
+    """How many pixels and how many pixel frames one latent pixel stands for."""
+    config = vae.config
+    spatial = config["spatial_factor"] if "spatial_factor" in config else config["scale_factor_spatial"]
+    temporal = config["temporal_factor"] if "temporal_factor" in config else config["scale_factor_temporal"]
+    return spatial, temporal
+
+
 def reference_latent(vae: VAE, image: Tensor, frames: int) -> Tensor:
     """`y` `[B, 4 + C, 1 + (frames − 1)/4, H/s, W/s]` of first frames `image` `[B, 3, H, W]` in [−1, 1].
 
@@ -39,9 +47,7 @@ def reference_latent(vae: VAE, image: Tensor, frames: int) -> Tensor:
     Raises:
         HarnessError: the length or the size does not fit the VAE.
     """
-    config = vae.config
-    spatial = config["spatial_factor"] if "spatial_factor" in config else config["scale_factor_spatial"]
-    temporal = config["temporal_factor"] if "temporal_factor" in config else config["scale_factor_temporal"]
+    spatial, temporal = factors(vae)
     check_geometry(frames, *image.shape[2:], spatial=spatial, temporal=temporal)
     latent = encode_video(vae, still_and_nothing(image, frames))
     mask = reference_mask(*latent.shape[2:], temporal_factor=temporal)

@@ -149,6 +149,7 @@ def open_data(config: RunConfig, root: Path) -> DataSpec:
         batch_per_process(config, dist.get_world_size()),
         seed=config.seed,
         text_length=encoded["text_length"],
+        image=config.rollout.has_image,
     )
     spec = data_spec(loader)
     spec.batch_transforms = (

@@ -13,8 +13,8 @@ from harness.data.loader import (
     collate,
     condition_from_texts,
     data_spec,
+    load_positions,
     load_unconditional,
-    load_y,
     split_batch,
 )
 from harness.data.mds import load_split
@@ -184,15 +184,16 @@ def test_prompts_have_no_latent():
 
 
 def test_position_channels_are_given_where_the_data_asks_for_them(data, tmp_path):
-    assert load_y(data.encoded) is None
-    assert next(iter(loader_of(data)))["condition"].y is None
+    assert load_positions(data.encoded) is None
+    assert next(iter(loader_of(data)))["condition"].positions is None
     told = shutil.copytree(data.encoded, tmp_path / "encoded")
     write_json(told / "fingerprint.json", read_json(told / "fingerprint.json") | {"position_channels": True})
     loader = build_dataloader(told / "train", 8, seed=3, text_length=data.text_length)
-    y = next(iter(loader))["condition"].y
-    assert y.shape == (8, 5, 3, 4, 6)
-    assert torch.equal(y[7], position_channels(3, 4, 6))
-    longer = load_y(told, frames=5)
+    condition = next(iter(loader))["condition"]
+    assert condition.y is None
+    assert condition.positions.shape == (8, 5, 3, 4, 6)
+    assert torch.equal(condition.positions[7], position_channels(3, 4, 6))
+    longer = load_positions(told, frames=5)
     assert longer is not None
     assert torch.equal(longer, position_channels(5, 4, 6))
 

@@ -38,7 +38,7 @@ def test_fixed_prompts_are_the_first_of_the_split(root):
     condition = prompts.condition(4, 7)
     assert condition.text.shape == (3, 12, 64)
     assert condition.unconditional_text.shape == (1, 12, 64)
-    assert condition.y.shape == (3, 5, 3, 6, 6)
+    assert condition.positions.shape == (3, 5, 3, 6, 6)
     assert torch.equal(condition.text[0], prompts.condition(0, 16).text[4])
     assert prompts.pooled_text.shape == (16, 64)
 
