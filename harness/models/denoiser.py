@@ -1,14 +1,26 @@
-"""The one call through which every network is asked for a velocity."""
+"""The one call through which every network is asked for a velocity, and what of a condition a network reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from harness.models.condition import Condition
 from harness.models.kv_cache import KVCache
+
+
+def condition_for(network: torch.nn.Module, condition: Condition) -> Condition:
+    """What of `condition` this network reads: a text-to-video one gets neither image tokens nor `y`.
+
+    A generator that is given the image as its first frame may be such a network, while critic and teacher read it.
+    """
+    if condition.image_tokens is None and condition.y is None:
+        return condition
+    if cast(Any, network).config["image_dim"] is not None:
+        return condition
+    return condition.without_image_inputs()
 
 
 def predict_velocity(
@@ -33,17 +45,19 @@ def predict_velocity(
     t                  `[B]`, or `[B, F]` with one per frame, in 0…1000 (float32: never cast it to bf16)
     cache              attend to the cached frames too; written only with `write_cache`
     write_cache        the commit pass: store keys and values of this block. The head is skipped, the result is NaN
-    frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` is cut to these frames)
+    frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` and `positions` are cut to these)
     frames_per_block   block-causal attention over `x_t` (diffusion forcing); `(first, rest)` gives the first block its
                        own size
     clean              `[B, C, F, H, W]`: with `frames_per_block`, teacher forcing over [clean ‖ noisy]; the velocity is
                        that of the noisy half
     clean_t            timestep of the clean frames, `[B]` or `[B, F]`; 0 by default
 
-    Raises `ValueError` when the arguments contradict each other or `y` does not cover the frames.
+    The input channels are the noisy latent, then `y`, then `positions`, as far as the condition has them.
+
+    Raises `ValueError` when the arguments contradict each other, or `y` or `positions` do not cover the frames.
     """
     arguments: dict[str, Any] = {
-        "hidden_states": _with_y(x_t, condition, frame_offset),
+        "hidden_states": _with_channels(x_t, condition, frame_offset),
         "timestep": t,
         "encoder_hidden_states": condition.text,
         "return_dict": False,
@@ -59,7 +73,7 @@ def predict_velocity(
     if frames_per_block is not None:
         arguments["frames_per_block"] = frames_per_block
     if clean is not None:
-        arguments["clean_hidden_states"] = _with_y(clean, condition, frame_offset)
+        arguments["clean_hidden_states"] = _with_channels(clean, condition, frame_offset)
         if clean_t is not None:
             arguments["clean_timestep"] = clean_t
     velocity = model(**arguments)
@@ -68,15 +82,17 @@ def predict_velocity(
     return velocity
 
 
-def _with_y(x: torch.Tensor, condition: Condition, frame_offset: int) -> torch.Tensor:
-    """Concatenate the frames of `y` that belong to `x` on channels."""
-    y = condition.y
-    if y is None:
-        return x
+def _with_channels(x: torch.Tensor, condition: Condition, frame_offset: int) -> torch.Tensor:
+    """Concatenate the frames of `y` and `positions` that belong to `x` on channels, in this order."""
     end = frame_offset + x.shape[2]
-    if end > y.shape[2]:
-        raise ValueError(
-            f"y covers {y.shape[2]} latent frames, frames {frame_offset}…{end - 1} are asked for: "
-            "encode y for the whole length (first frame, then zeros)"
-        )
-    return torch.cat([x, y[:, :, frame_offset:end].to(x.dtype)], dim=1)
+    parts = [x]
+    for name, part in (("y", condition.y), ("positions", condition.positions)):
+        if part is None:
+            continue
+        if end > part.shape[2]:
+            raise ValueError(
+                f"{name} covers {part.shape[2]} latent frames, frames {frame_offset}…{end - 1} are asked for: "
+                "make it for the whole length"
+            )
+        parts.append(part[:, :, frame_offset:end].to(x.dtype))
+    return x if len(parts) == 1 else torch.cat(parts, dim=1)

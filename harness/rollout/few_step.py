@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from harness.config.schema import RolloutConfig
 from harness.models.condition import Condition
 from harness.rollout.bidirectional import bidirectional_rollout
-from harness.rollout.causal import causal_rollout
+from harness.rollout.causal import causal_rollout, generated_spans
 
 
 def num_blocks(config: RolloutConfig, frames: int) -> int:
-    """Count the blocks of a clip of `frames` latent frames: one for a bidirectional generator."""
-    return 1 if config.attention == "bidirectional" else -(-frames // config.frames_per_block)
+    """Count the blocks that are generated of a clip of `frames` latent frames: one for a bidirectional generator."""
+    return 1 if config.attention == "bidirectional" else len(list(generated_spans(frames, config)))
 
 
 def draw_exit_steps(config: RolloutConfig, num_blocks: int, shared_rng: torch.Generator) -> list[int]:
@@ -43,7 +43,10 @@ def rollout(
     """Generate latents `[B, C, F, H, W]` from noise.
 
     With `exit_steps` (one index per block) this is the training rollout: every block stops at its exit step, which
-    alone carries gradient. Without, it samples: all steps, no gradient.
+    alone carries gradient. Without, it samples: all steps, no gradient. Where the first frame is given, frame 0 of the
+    result is it, and its noise is not looked at.
+
+    Raises `ValueError` when the first frame is to be given and `condition` has none.
     """
     if exit_steps is None:
         last = len(config.denoising_steps) - 1

@@ -24,7 +24,7 @@ def for_both(x: Tensor, cfg_scale: float) -> Tensor:
 def guided_velocity(
     model: nn.Module,
     x_t: Tensor,  # [B, C, F, H, W]
-    t: Tensor,  # [B], 0…1000
+    t: Tensor,  # [B] or [B, F], 0…1000
     both: Condition,  # from `with_unconditional`
     cfg_scale: float,
     cache: KVCache | None = None,

@@ -19,7 +19,8 @@ from harness.models.condition import Condition
 from harness.models.kv_cache import KVCache
 from harness.rollout.block import draw_noise, full_timestep, predict_x0
 from harness.rollout.cache_rows import CacheRows, Rows
-from harness.rollout.causal import block_spans, commit_block, noised_context
+from harness.rollout.causal import commit_block, commit_given, generated_spans, noised_context
+from harness.rollout.given_frame import given_frame
 
 
 @frozen(eq=False)
@@ -28,7 +29,7 @@ class Start:
 
     noise: Tensor  # [B, C, F, H, W]
     condition: Condition
-    exit_steps: Sequence[int]  # one per block
+    exit_steps: Sequence[int]  # one per generated block
     rng: torch.Generator  # CPU; for the fresh noise, in the order in which the rollout alone would draw
 
 
@@ -67,17 +68,24 @@ def rollouts_together(model: nn.Module, starts: Sequence[Start], config: Rollout
     To rounding: a larger batch may be summed in another order. All clips have as many frames. A rollout that has
     reached its exit step leaves the denoising passes of a block; the commit of clean keys and values is one pass for
     all. The number of passes depends on the exit steps alone.
+
+    Raises `ValueError` when the first frame is to be given and a condition has none.
     """
     order = sorted(range(len(starts)), key=lambda number: tuple(starts[number].exit_steps), reverse=True)
     ordered = [starts[number] for number in order]  # so that those that go on come first: rows are then views
     frames = ordered[0].noise.shape[2]
     if config.attention == "causal":
         cache = KVCache(window=config.window, sink=config.sink)
-        spans = list(block_spans(frames, config.frames_per_block))
+        spans = list(generated_spans(frames, config))
     else:
-        cache, spans = None, [(0, frames)]
+        cache, spans = None, [(int(config.first_frame_given), frames)]
     joined = _Joined(ordered, cache)
     blocks: list[list[Tensor]] = []
+    given = given_frame(joined.condition, ordered[0].noise, config.first_frame_given)
+    if given is not None:
+        blocks.append(list(given.split(joined.sizes)))
+        if cache is not None:
+            commit_given(model, given, joined.condition, cache)
     for block, (first, end) in enumerate(spans):
         blocks.append(_denoise(model, ordered, joined, config, block, (first, end)))
         if cache is not None and end < frames:
@@ -107,7 +115,9 @@ def _denoise(
     finished: dict[int, Tensor] = {}
     for step, t in enumerate(steps):
         condition, cache = joined.part(tuple(x_t))
-        x0 = predict_x0(model, torch.cat(list(x_t.values())), t, condition, cache, first)
+        x = torch.cat(list(x_t.values()))
+        beside = None if cache is not None else given_frame(condition, x, config.first_frame_given)
+        x0 = predict_x0(model, x, t, condition, cache, 0 if beside is not None else first, beside)
         parts = dict(zip(x_t, x0.split([len(x) for x in x_t.values()]), strict=True))
         x_t = {}
         for number, part in parts.items():

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from wan_helpers import small_condition, small_latent
+from attrs import evolve
+from wan_helpers import SMALL_I2V, small_condition, small_latent, small_wan
 
 from harness.models.condition import Condition
-from harness.models.denoiser import predict_velocity
+from harness.models.denoiser import condition_for, predict_velocity
 from harness.models.kv_cache import KVCache
 
 
@@ -49,3 +50,40 @@ def test_y_must_cover_the_frames():
     condition = Condition(text=torch.zeros(2, 4, 8), y=torch.zeros(2, 3, 4, 2, 4))
     with pytest.raises(ValueError, match="y covers 4 latent frames, frames 3…5"):
         predict_velocity(Recorder(), small_latent(3), torch.zeros(2), condition, frame_offset=3)
+
+
+def test_positions_come_after_y_and_are_cut_alike():
+    model, x = Recorder(), small_latent(2)
+    y, positions = torch.full((2, 3, 8, 2, 4), 1.0), torch.full((2, 5, 8, 2, 4), 2.0)
+    positions[:, :, 3:5] = 3.0
+    condition = Condition(text=torch.zeros(2, 4, 8), y=y, positions=positions)
+    predict_velocity(model, x, torch.zeros(2), condition, frame_offset=3)
+    joined = model.arguments["hidden_states"]
+    assert torch.equal(joined, torch.cat([x, y[:, :, 3:5], positions[:, :, 3:5]], dim=1))
+    alone = Condition(text=torch.zeros(2, 4, 8), positions=positions)
+    predict_velocity(model, x, torch.zeros(2), alone)
+    assert torch.equal(model.arguments["hidden_states"], torch.cat([x, positions[:, :, :2]], dim=1))
+    with pytest.raises(ValueError, match="positions covers 8 latent frames, frames 7…8"):
+        predict_velocity(model, x, torch.zeros(2), alone, frame_offset=7)
+
+
+def test_a_first_latent_is_no_input_channel():
+    model, x = Recorder(), small_latent(2)
+    condition = Condition(text=torch.zeros(2, 4, 8), first_latent=torch.zeros(2, 4, 1, 2, 4))
+    predict_velocity(model, x, torch.zeros(2), condition)
+    assert model.arguments["hidden_states"] is x
+
+
+def test_a_network_gets_what_it_reads():
+    image = small_condition(frames=4)
+    whole = evolve(image, first_latent=torch.zeros(2, 4, 1, 2, 4), positions=torch.zeros(2, 5, 4, 2, 4))
+    assert condition_for(small_wan(**SMALL_I2V), whole) is whole
+    text_only = condition_for(small_wan(), whole)
+    assert (text_only.image_tokens, text_only.y) == (None, None)
+    assert text_only.text is whole.text  # by which a cache knows the prompt
+    assert text_only.first_latent is whole.first_latent
+    assert text_only.positions is whole.positions
+    for part in ("image_tokens", "y"):
+        assert getattr(condition_for(small_wan(), evolve(whole, **{part: None})), part) is None
+    without = whole.without_image_inputs()
+    assert condition_for(Recorder(), without) is without  # a network without a config, too
