@@ -34,7 +34,8 @@ Plan = dict[str, Stage]
 
 
 def read_plan(targets: Sequence[str] = ()) -> Plan:
-    """Ask DVC for the stages that the targets need (default: all), in one pass under DVC's lock.
+    """Ask DVC for the stages that the targets need (default: those of ./dvc.yaml, as `dvc repro`), in one pass under
+    DVC's lock.
 
     Raises:
         HarnessError: if there is no DVC project here, or DVC refuses its files or the targets.
@@ -45,7 +46,7 @@ def read_plan(targets: Sequence[str] = ()) -> Plan:
     try:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
             graph = repo.index.graph
-            wanted = {stage for target in targets for stage in repo.stage.collect(target)} or set(graph)
+            wanted = {stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)}
             wanted |= {stage for start in list(wanted) for stage in _reachable(graph, start)}
             return {
                 stage.addressing: Stage(

@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 from harness.errors import HarnessError
 from harness.formats.adapters import adapter_files, merged, read_adapter
 from harness.formats.layouts import Found
+from harness.formats.pinning import check_place, pin
 from harness.formats.placing import ORIGIN, link_or_copy, refuse_foreign, whole_folder
 from harness.formats.reading import Checkpoint, open_checkpoint
 from harness.formats.sources import Download, Source, check_sum, file_sums, locate, pins, total_sum
@@ -166,6 +167,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--lora-revision", help="commit, tag or branch of the adapter's Hub repository")
     parser.add_argument("--lora-sha256", help="refuse any other adapter; every import prints the sum of its own")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="cast the weights (default: keep each as it is)")
+    parser.add_argument("--pin", action="store_true", help="also make a DVC stage of it, in pretrained/dvc.yaml")
     return parser
 
 
@@ -185,9 +187,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         lora_sha256=a.lora_sha256,
         dtype=a.dtype,
     )
+    if a.pin:
+        check_place(a.out)
     origin = import_checkpoint(request)
     what = " or ".join(origin["presets"]) or "no preset"
     chosen = f", {origin['weights']}" if origin["weights"] else ""
     print(f"{a.out}: imported from {a.source} ({origin['layout']}{chosen}; {what})", file=sys.stderr)
     print(f"pin it: {' '.join(pins(origin))}", file=sys.stderr)
+    if a.pin:
+        print(f"pinned by the DVC stage {pin(origin, a.preset, a.out)}: commit it with its lock file", file=sys.stderr)
     return 0
