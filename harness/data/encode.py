@@ -1,4 +1,5 @@
-"""`data/clips` → `data/encoded`: latents, text vectors and first frames, with the fingerprint of what encoded them.
+"""`data/clips` → `data/encoded`: latents, text vectors and first frames (for image to video also what a network is told
+of them), with the fingerprint of what encoded them.
 
 The clips are cut into parts of fixed size; process r of n makes the parts r, r + n, …, each under a temporary name
 and renamed when whole. Parts wait in a work folder named after everything they depend on, so an interrupted call goes
@@ -21,22 +22,29 @@ from attrs import frozen
 from safetensors.torch import save
 
 from harness.config.load import load_params
-from harness.data import mds
-from harness.data.mds import ENCODED_COLUMNS, SPLITS, UNCONDITIONAL, iter_samples, read_index
+from harness.data import conditions, mds
+from harness.data.conditions import image_condition
+from harness.data.mds import ENCODED_COLUMNS, IMAGE_COLUMNS, SPLITS, UNCONDITIONAL, iter_samples, read_index
 from harness.data.parts import Part, assemble, finished, parts_of
 from harness.data.prepare import REPORT
 from harness.data.processes import Processes, hold, join_processes
 from harness.data.progress import Progress
-from harness.data.shards import FINGERPRINT, SCHEMA
+from harness.data.shards import ENCODERS, FINGERPRINT, IMAGE_ENCODERS, SCHEMA
 from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, code_digest, digest, directory_digest, write_json
-from harness.models import codec, text
+from harness.models import codec, reference_latent, text
+from harness.models import image as image_tower
 from harness.models.codec import VAE, check_geometry, encode_video, from_pixels, latent_scale, load_vae
+from harness.models.image import ImageEncoder, load_image_encoder
+from harness.models.reference_latent import factors
 from harness.models.text import EncodedText, TextEncoder, encode_prompt, load_text_encoder
 
-BATCH = 16
-LARGEST_LATENT = 1000.0  # normalised latents have about unit variance; float16 ends at 65,504
-_CODE = [Path(str(module.__file__)) for module in (mds, codec, text)] + [Path(__file__)]
+BATCH = 16  # clips that are encoded together, if they are small
+BATCH_PIXELS = 1 << 25  # of all their frames: one clip of 81 frames of 480×832
+LARGEST_LATENT = 1000.0  # normalised latents have about unit variance
+LARGEST_FLOAT16 = 65504.0
+_MODULES = (mds, conditions, codec, image_tower, reference_latent, text)
+_CODE = [*(Path(str(module.__file__)) for module in _MODULES), Path(__file__)]
 
 
 @frozen
@@ -45,21 +53,42 @@ class Encoders:
 
     vae: VAE
     text: TextEncoder
+    image: ImageEncoder | None  # of first frames; None where the data is for text to video alone
     folder: Path
 
     @classmethod
-    def load(cls, folder: str | Path, *, text_length: int, device: torch.device | str = "cpu") -> Encoders:
-        """Read `folder/{vae,text_encoder,tokenizer}`. Raises HarnessError for a missing or damaged one."""
+    def load(
+        cls, folder: str | Path, *, text_length: int, image: bool = False, device: torch.device | str = "cpu"
+    ) -> Encoders:
+        """Read `folder/{vae,text_encoder,tokenizer}`, with `image` also `folder/{image_encoder,image_processor}`.
+
+        Raises:
+            HarnessError: one of them is missing or damaged.
+        """
         folder = Path(folder)
         encoder = load_text_encoder(folder / "text_encoder", folder / "tokenizer", max_length=text_length)
         encoder.model.to(device)  # type: ignore[arg-type]
         vae = load_vae(folder / "vae")
         vae.to(device)  # type: ignore[arg-type]
-        return cls(vae, encoder, folder)
+        images = load_image_encoder(folder / "image_encoder", folder / "image_processor") if image else None
+        if images is not None:
+            images.model.to(device)  # type: ignore[arg-type]
+        return cls(vae, encoder, images, folder)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a row of encoded data has."""
+        return ENCODED_COLUMNS if self.image is None else ENCODED_COLUMNS | IMAGE_COLUMNS
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each folder."""
-        return {part: directory_digest(self.folder / part) for part in ("vae", "text_encoder", "tokenizer")}
+        parts = ENCODERS if self.image is None else (*ENCODERS, *IMAGE_ENCODERS)
+        return {part: directory_digest(self.folder / part) for part in parts}
+
+
+def batch_of(frames: int, height: int, width: int) -> int:
+    """How many clips of this size are encoded together: fewer of large ones, so that they fit in memory."""
+    return max(1, min(BATCH, BATCH_PIXELS // (frames * height * width)))
 
 
 def to_float16(values: torch.Tensor, what: str, largest: float) -> np.ndarray:
@@ -76,24 +105,44 @@ def to_float16(values: torch.Tensor, what: str, largest: float) -> np.ndarray:
 
 
 def encode_clips(samples: Sequence[dict[str, Any]], encoders: Encoders, encode_text: Any) -> Iterator[dict[str, Any]]:
-    """Clips with `video` uint8 `[F, H, W, 3]` and `caption` → rows of `ENCODED_COLUMNS`, in the same order.
+    """Clips with `video` uint8 `[F, H, W, 3]` and `caption` → rows of `encoders.columns`, in the same order.
 
     Raises:
-        HarnessError: a clip's size does not fit the VAE, or a latent is not finite or out of range; the clip is named.
+        HarnessError: a clip's size does not fit the VAE, or what was made of it is not finite or out of range; the clip
+            is named.
     """
     device = next(encoders.vae.parameters()).device
     videos = np.stack([sample["video"] for sample in samples])
     latents = encode_video(encoders.vae, from_pixels(videos).to(device))
-    for sample, latent in zip(samples, latents, strict=True):
+    keys = [sample["key"] for sample in samples]
+    of_images = _image_columns(keys, torch.from_numpy(videos[:, 0]), latents.shape[2], encoders)
+    for sample, latent, of_image in zip(samples, latents, of_images, strict=True):
         words: EncodedText = encode_text(sample["caption"])
         yield {
             "key": sample["key"],
             "latent": to_float16(latent, f"latent of clip {sample['key']}", LARGEST_LATENT),
-            "text": to_float16(words.vectors, f"text of clip {sample['key']}", 65504.0),
+            "text": to_float16(words.vectors, f"text of clip {sample['key']}", LARGEST_FLOAT16),
             "first_frame": np.ascontiguousarray(sample["video"][0]),
             "caption": sample["caption"],
             "attributes": sample["attributes"],
+            **of_image,
         }
+
+
+def _image_columns(
+    keys: Sequence[str], images: torch.Tensor, latent_frames: int, encoders: Encoders
+) -> list[dict[str, np.ndarray]]:
+    """`IMAGE_COLUMNS` of each clip from first frames uint8 `[B, H, W, 3]`; nothing without an image encoder."""
+    if encoders.image is None:
+        return [{} for _ in keys]
+    made = image_condition(encoders.vae, encoders.image, images, latent_frames)
+    return [
+        {
+            "image_tokens": to_float16(tokens, f"image tokens of clip {key}", LARGEST_FLOAT16),
+            "y": to_float16(y, f"y of clip {key}", LARGEST_LATENT),
+        }
+        for key, tokens, y in zip(keys, made.image_tokens, made.y, strict=True)
+    ]
 
 
 def fingerprint_of(
@@ -103,17 +152,17 @@ def fingerprint_of(
 
     Entries: `schema`; `vae`, `text_encoder`, `tokenizer` (digests); `vae_class`; `latents_mean`, `latents_std`;
     `latent_shape` `[C, F, h, w]`; `frames`, `height`, `width`; `text_dim`, `text_length`; `position_channels`;
-    `clips` (digest of the shards' sums).
+    `clips` (digest of the shards' sums). With an image encoder also `image_encoder`, `image_processor` (digests) and
+    `image_tokens` `[T, D]`.
 
     Raises:
         HarnessError: the clips do not fit the VAE.
     """
     video = next(iter_samples(clips / "train", stop=1))["video"]
     frames, height, width = video.shape[:3]
-    config = encoders.vae.config
-    spatial = config["spatial_factor"] if "spatial_factor" in config else config["scale_factor_spatial"]
-    temporal = config["temporal_factor"] if "temporal_factor" in config else config["scale_factor_temporal"]
+    spatial, temporal = factors(encoders.vae)
     check_geometry(frames, height, width, spatial, temporal)
+    told = {} if encoders.image is None else {"image_tokens": [encoders.image.num_tokens, encoders.image.dim]}
     scale = latent_scale(encoders.vae)
     return {
         "schema": SCHEMA,
@@ -128,6 +177,7 @@ def fingerprint_of(
         "text_dim": encoders.text.dim,
         "text_length": text_length,
         "position_channels": position_channels,
+        **told,
         "clips": digest({split: read_index(clips / split) for split in SPLITS}),
     }
 
@@ -139,12 +189,13 @@ def encode(
     *,
     text_length: int,
     position_channels: bool = False,
+    image: bool = False,
     work: str | Path = ".work/encode",
     processes: Processes | None = None,
     wait: bool = False,
 ) -> None:
     """Write `out/{train,validation,test}`, `unconditional.safetensors`, `fingerprint.json` and `report.json`; every
-    process calls it.
+    process calls it. With `image` every clip has `image_tokens` and `y` too.
 
     Raises:
         HarnessError: missing or damaged clips or encoders, clips that do not fit the VAE, unusable latents, disk
@@ -154,7 +205,7 @@ def encode(
     clips, out = Path(clips), Path(out)
     processes = processes or Processes()
     device = torch.device(f"cuda:{processes.local_rank}" if torch.cuda.is_available() else "cpu")
-    encoders = Encoders.load(encoders_folder, text_length=text_length, device=device)
+    encoders = Encoders.load(encoders_folder, text_length=text_length, image=image, device=device)
     fingerprint = fingerprint_of(encoders, clips, text_length, position_channels)
     folder = Path(work) / digest([fingerprint, code_digest(_CODE)])[:16]
     parts = parts_of(clips)
@@ -167,7 +218,9 @@ def encode(
         if processes.rank == 0:
             with mds.new_folder(out) as new:
                 report = assemble(folder, parts, new)
-                empty = to_float16(encode_prompt(encoders.text, "").vectors, "text of the empty prompt", 65504.0)
+                empty = to_float16(
+                    encode_prompt(encoders.text, "").vectors, "text of the empty prompt", LARGEST_FLOAT16
+                )
                 atomic_write_bytes(new / UNCONDITIONAL, save({"text": torch.from_numpy(empty)}))
                 write_json(new / REPORT, report)
                 write_json(new / FINGERPRINT, fingerprint)
@@ -180,14 +233,15 @@ def _make_parts(clips: Path, encoders: Encoders, mine: list[Part], folder: Path,
     todo = [part for part in mine if not finished(folder, part)]
     progress = Progress("encode", sum(map(len, todo)), silent=processes.rank != 0)
     for part in todo:
-        part.write(folder, ENCODED_COLUMNS, _rows(clips, part, encoders, encode_text, progress), encode_text)
+        part.write(folder, encoders.columns, _rows(clips, part, encoders, encode_text, progress), encode_text)
 
 
 def _rows(
     clips: Path, part: Part, encoders: Encoders, encode_text: Any, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    for start in range(part.start, part.stop, BATCH):
-        samples = list(iter_samples(clips / part.split, start, min(start + BATCH, part.stop)))
+    batch = batch_of(*next(iter_samples(clips / part.split, stop=1))["video"].shape[:3])
+    for start in range(part.start, part.stop, batch):
+        samples = list(iter_samples(clips / part.split, start, min(start + batch, part.stop)))
         yield from encode_clips(samples, encoders, encode_text)
         progress.advance(len(samples))
 
@@ -210,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.out,
             text_length=config.text_length,
             position_channels=config.position_channels,
+            image=config.image_encoder is not None,
             processes=processes,
             wait=arguments.wait,
         )

@@ -16,8 +16,8 @@ from harness.errors import HarnessError
 from harness.io import directory_digest, read_json, sha256_file
 
 FINGERPRINT = "fingerprint.json"
-# Entries of a fingerprint that are digests of folders; the last two only in data for image to video.
-ENCODERS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+ENCODERS = ("vae", "text_encoder", "tokenizer")  # entries of a fingerprint that are digests of folders
+IMAGE_ENCODERS = ("image_encoder", "image_processor")  # further ones, of data for image to video
 FOLDERS = (*SPLITS, "prompts")  # clips and encoded clips have splits, a list of prompts has one folder
 SCHEMA = 1
 
@@ -131,7 +131,7 @@ def verify_encoders(folder: str | Path, encoders: str | Path) -> tuple[str, ...]
     folder, encoders = Path(folder), Path(encoders)
     if not (folder / FINGERPRINT).is_file() and not (folder / UNCONDITIONAL).is_file():
         return ()
-    parts = tuple(part for part in ENCODERS if part in read_fingerprint(folder))
+    parts = tuple(part for part in (*ENCODERS, *IMAGE_ENCODERS) if part in read_fingerprint(folder))
     for part in parts:
         if not (encoders / part).is_dir():
             raise HarnessError(

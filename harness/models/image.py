@@ -19,6 +19,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from harness.errors import HarnessError
 
+PROCESSOR_FILE = "preprocessor_config.json"
 PATCH = 4  # pixels, of `random_clip`: a digit covers nine patches
 HEADS = 4  # of `random_clip`
 
@@ -69,6 +70,9 @@ def random_clip(image_size: int, *, dim: int, layers: int, seed: int) -> ImageEn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPVisionModel(config)
+    # Initialised as trained models are, a position is a seventh of a patch: with random weights it must count as much.
+    position = model.vision_model.embeddings.position_embedding.weight
+    position.data.mul_((3 * PATCH**2) ** 0.5)
     square = {"height": image_size, "width": image_size}
     processor = CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=square)
     return ImageEncoder(processor, model.eval().requires_grad_(False))
@@ -83,10 +87,10 @@ def processor_folder(image_encoder: str | Path) -> Path:
     """
     folder = Path(image_encoder)
     for candidate in (folder.parent / "image_processor", folder):
-        if (candidate / "preprocessor_config.json").is_file():
+        if (candidate / PROCESSOR_FILE).is_file():
             return candidate
     raise HarnessError(
-        f"{folder}: no image processor found. Expected `preprocessor_config.json` in "
+        f"{folder}: no image processor found. Expected `{PROCESSOR_FILE}` in "
         f"{folder.parent / 'image_processor'} or in the folder itself; copy the processor of the same model there"
     )
 
@@ -103,7 +107,8 @@ def load_image_encoder(folder: str | Path, processor: str | Path | None = None) 
     if not (folder / "config.json").is_file():
         raise HarnessError(
             f"{folder / 'config.json'}: no such file. Expected a transformers folder of a CLIP vision model "
-            f"(`image_encoder/` of an image-to-video checkpoint)"
+            f"(`image_encoder/` of an image-to-video checkpoint); "
+            "`dvc repro encoders` makes or copies the preset's"
         )
     processor = Path(processor) if processor is not None else processor_folder(folder)
     try:
@@ -134,7 +139,7 @@ def load_image_encoder(folder: str | Path, processor: str | Path | None = None) 
     size = images.crop_size if images.do_center_crop else images.size
     if (size.get("height"), size.get("width")) != (config.image_size, config.image_size):
         raise HarnessError(
-            f"{processor / 'preprocessor_config.json'}: images become {dict(size)}, the model in {folder} reads "
+            f"{processor / PROCESSOR_FILE}: images become {dict(size)}, the model in {folder} reads "
             f"{config.image_size}×{config.image_size}; give the processor of the same model"
         )
     return ImageEncoder(images, model.eval().requires_grad_(False))
