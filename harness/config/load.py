@@ -83,7 +83,11 @@ def load_params(path: str | os.PathLike[str] = "params.yaml", preset: str | None
         raise HarnessError(f"{path}: seeds: expected different numbers ≥ 0, got {list(document.seeds)}")
     chosen = structure(Preset, document.presets[name], str(path), f"presets.{name}")
     params = Params(preset_name=name, preset=chosen, seeds=document.seeds, raw=raw)
-    _build([_preset_layer(params, path), _Layer({"method": "sft", "seed": 0}, str(path))], chosen)
+    own = {"method": "sft", "seed": 0}
+    _build([_preset_layer(params, path), _Layer(own, str(path))], chosen)
+    if chosen.i2v is not None:
+        image = {"rollout": {"image_conditioning": "channels"}}
+        _build([_preset_layer(params, path), _Layer(own | image, str(path))], chosen)
     return params
 
 

@@ -6,7 +6,7 @@ seeds: [0, 1, 2]
 presets:
   small:
     data: {source: moving_digits, height: 24, width: 24, frames: 33, clips: {train: 64, validation: 8, test: 8}}
-    encoders: {}
+    encoders: {image_encoder: random_clip}
     evaluators: {steps: 5}
     evaluation: {}
     run:
@@ -22,6 +22,7 @@ presets:
         generator_optimizer: {lr: 3e-4}
         critic_optimizer: {lr: 6e-4}
       monitor: {}
+    i2v: {model: tiny-i2v, teacher: checkpoints/teacher_i2v, sft: {updates: 4}}
 """
 EXPERIMENT = """\
 seeds: [0]

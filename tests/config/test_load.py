@@ -12,7 +12,7 @@ from harness.config.load import (
     split_target,
     to_dict,
 )
-from harness.config.models import MODELS
+from harness.config.models import IMAGE_MODELS, MODELS
 from harness.config.schema import RunConfig
 from harness.config.structure import structure
 from harness.errors import HarnessError
@@ -61,6 +61,7 @@ def test_model_names_are_those_that_have_a_geometry():
     from harness.models.presets import MODELS as geometries
 
     assert set(MODELS) == set(geometries)
+    assert set(IMAGE_MODELS) == {name for name, shape in geometries.items() if shape.image_dim is not None}
 
 
 def test_targets(project):
@@ -74,8 +75,68 @@ def test_targets(project):
     assert structure(RunConfig, to_dict(two), "resolved") == two
 
 
+def test_targets_of_image_to_video_start_from_text_to_video(project):
+    teacher = resolve_target("teacher_i2v", project)
+    assert (teacher.method, teacher.model, teacher.sft.updates) == ("sft", "tiny-i2v", 4)
+    assert (teacher.init.kind, teacher.init.path) == ("checkpoint", "checkpoints/teacher")
+    assert teacher.sft.optimizer == resolve_target("teacher", project).sft.optimizer  # the rest is the preset's
+    channels = resolve_target("causal_sft_i2v/channels/seed2", project)
+    assert (channels.model, channels.teacher, channels.seed) == ("tiny-i2v", "checkpoints/teacher_i2v", 2)
+    assert (channels.init.kind, channels.rollout.first_frame_given) == ("teacher", False)
+    first = resolve_target("causal_sft_i2v/first_latent/seed0", project)
+    assert (first.model, first.teacher, first.init.path) == ("tiny", "checkpoints/teacher_i2v", "checkpoints/teacher")
+    assert first.rollout.first_frame_given
+    both = resolve_target("causal_sft_i2v/both/seed0", project)
+    assert (both.model, both.rollout.image_conditioning) == ("tiny-i2v", "both")
+    assert resolve_target("causal_sft/seed0", project).rollout.has_image is False
+
+
+def test_an_experiment_turns_image_to_video_on(project):
+    edit(project / "experiments/trial/experiment.yaml", "init.kind: teacher", "rollout.image_conditioning: channels")
+    one = resolve_target("trial/one/seed0", project)
+    assert (one.model, one.teacher) == ("tiny-i2v", "checkpoints/teacher_i2v")
+    assert resolve_target("trial/two/seed0", project).model == "tiny"
+    edit(project / "experiments/trial/experiment.yaml", "dmd.cfg_scale: 1.5", "dmd.cfg_scale: 1.5, teacher: mine")
+    assert resolve_target("trial/one/seed0", project).teacher == "mine"  # what the experiment says counts
+
+
+def test_problems_of_the_i2v_section_are_reported_there(project):
+    edit(project / "params.yaml", "sft: {updates: 4}", "sft: {update: 4}")
+    with pytest.raises(HarnessError, match=r"presets\.small\.i2v\.sft\.update: unknown key"):
+        load_params(project / "params.yaml")
+
+
+def test_an_image_needs_a_network_that_reads_it_and_data_that_has_it(project):
+    params = project / "params.yaml"
+    image = ["rollout.image_conditioning=both"]
+    with pytest.raises(HarnessError, match="`model: tiny` does not read"):
+        resolve_file(project / "dmd.yaml", [*image, "model=tiny"], params)
+    with pytest.raises(HarnessError, match="reads image tokens and `y`: expected channels or both, got none"):
+        resolve_file(project / "dmd.yaml", ["model=tiny-i2v"], params)
+    with pytest.raises(HarnessError, match="frames: must be at least 2 where the first one is given"):
+        resolve_file(project / "dmd.yaml", [*image, "frames=1"], params)
+    assert resolve_file(project / "dmd.yaml", [*image, "frames=8"], params).frames == 8  # 1 + 3 + 3 + 1
+    edit(params, "image_encoder: random_clip", "image_encoder: null")
+    edit(params, "    i2v: {model: tiny-i2v, teacher: checkpoints/teacher_i2v, sft: {updates: 4}}", "")
+    with pytest.raises(HarnessError, match=r"set encoders\.image_encoder in the preset"):
+        resolve_file(project / "dmd.yaml", [*image, "model=tiny-i2v"], params)
+
+
 @pytest.mark.parametrize(
-    "target", ["", "tacher", "teacher/seed0", "causal_sft", "causal_sft/a/seed0", "e/a", "e/a/seed01", "E/a/seed0"]
+    "target",
+    [
+        "",
+        "tacher",
+        "teacher/seed0",
+        "causal_sft",
+        "causal_sft/a/seed0",
+        "e/a",
+        "e/a/seed01",
+        "E/a/seed0",
+        "teacher_i2v/seed0",
+        "causal_sft_i2v/seed0",
+        "causal_sft_i2v/none/seed0",
+    ],
 )
 def test_a_malformed_target_shows_the_forms(target):
     with pytest.raises(HarnessError, match="names no run: expected `teacher`"):

@@ -34,6 +34,18 @@ def test_window(window):
 def test_betas_and_paths():
     with pytest.raises(ValueError, match="each must be in"):
         AdamWConfig(lr=1.0, betas=(0.0, 1.0))
-    with pytest.raises(ValueError, match="only then"):
+    with pytest.raises(ValueError, match="is read with `kind: checkpoint` or"):
         InitConfig(kind="teacher", path="x")
+    with pytest.raises(ValueError, match="must be given with `kind: checkpoint`"):
+        InitConfig(kind="checkpoint")
     assert InitConfig(kind="checkpoint", path="x").path == "x"
+    assert InitConfig(kind="causal_sft").path is None
+
+
+@pytest.mark.parametrize(
+    ("way", "image", "given"),
+    [("none", False, False), ("channels", True, False), ("first_latent", True, True), ("both", True, True)],
+)
+def test_what_a_way_of_giving_the_image_means(way, image, given):
+    rollout = RolloutConfig(image_conditioning=way)
+    assert (rollout.has_image, rollout.first_frame_given) == (image, given)
