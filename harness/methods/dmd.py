@@ -3,6 +3,9 @@
 Sources: DMD (arXiv 2311.18828), DMD2 (2405.14867), Self-Forcing (2506.08009).
 The generator rolls out a clip from noise. It descends the difference between two scores at a random noise level: that
 of the critic, which learns the generator's own distribution, and that of the frozen, guided teacher.
+
+In image to video critic and teacher are told the image by tokens and `y`, and see the whole clip. The generator is told
+by what it reads (`condition_for`), or is given the first frame, which is then no part of its loss.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from harness.errors import HarnessError
 from harness.methods.draws import Draws
 from harness.methods.groups import optimizer_group
 from harness.models.condition import Condition
-from harness.models.denoiser import predict_velocity
+from harness.models.denoiser import condition_for, predict_velocity
 from harness.rollout.causal import first_gradient_frame
 from harness.rollout.few_step import draw_exit_steps, num_blocks, rollout
 from harness.rollout.guided import guided_velocity, with_unconditional
@@ -95,6 +98,7 @@ class DMD(ComposerModel):
             self.rollout_config, num_blocks(self.rollout_config, like.shape[2]), self.draws.shared
         )
         noise = self.draws.noise_like(like)
+        condition = condition_for(self.generator, condition)
         x = rollout(self.generator, noise, condition, self.rollout_config, self.draws.local, exit_steps)
         return x, exit_steps
 
@@ -115,7 +119,7 @@ class DMD(ComposerModel):
         blocks = num_blocks(self.rollout_config, turns[0][0].shape[2])
         exits = [draw_exit_steps(self.rollout_config, blocks, draws.shared) for _, _, draws in turns]
         starts = [
-            Start(draws.noise_like(like), condition, exit_steps, draws.local)
+            Start(draws.noise_like(like), condition_for(self.generator, condition), exit_steps, draws.local)
             for (like, condition, draws), exit_steps in zip(turns, exits, strict=True)
         ]
         clips = rollouts_together(self.generator, starts, self.rollout_config)
@@ -135,28 +139,33 @@ class DMD(ComposerModel):
         """Give the generator's loss, whose gradient is the difference of the scores (DMD eq. 7), and what to watch."""
         x, exit_steps = self.generate(like, condition)
         config, frames_per_block = self.config, self.rollout_config.frames_per_block
+        first = int(self.rollout_config.first_frame_given)  # the first frame that was generated
         with torch.no_grad():
             x_t, t, _ = self.renoise(x)
             fake = velocity_to_x0(predict_velocity(self.critic, x_t, t, condition), x_t, t / TIMESTEPS)
             both = with_unconditional(condition, config.cfg_scale)
             real = velocity_to_x0(guided_velocity(self.teacher, x_t, t, both, config.cfg_scale), x_t, t / TIMESTEPS)
-            grad = dmd_gradient(x, fake, real, config.normalize_gradient, frames_per_block)
-            teacher_distance = (x - real).abs().mean()
+            x_made, fake, real = (clip[:, :, first:] for clip in (x, fake, real))
+            grad = dmd_gradient(x_made, fake, real, config.normalize_gradient, frames_per_block)
+            teacher_distance = (x_made - real).abs().mean()
             metrics = {
                 "dmd_gradient_norm": grad.flatten(1).norm(dim=1).mean(),  # of a sample
                 "teacher_distance": teacher_distance,  # mean |x − real|: falls as the samples become the teacher's
-                "critic_lag": (x - fake).abs().mean()
+                "critic_lag": (x_made - fake).abs().mean()
                 / teacher_distance,  # above 1, the critic knows the samples less well
-                "sample_std": x.std(),
+                "sample_std": x_made.std(),
                 "exit_step": torch.tensor(sum(exit_steps) / len(exit_steps)),
             }
-        start = 0
+        start = first
         if self.rollout_config.attention == "causal":
             start = first_gradient_frame(x.shape[2], self.rollout_config)
-        return {"loss": dmd_loss(x[:, :, start:], grad[:, :, start:]), "metrics": metrics}
+        return {"loss": dmd_loss(x[:, :, start:], grad[:, :, start - first :]), "metrics": metrics}
 
     def critic_step(self, like: Tensor, condition: Condition) -> dict[str, Any]:
-        """Give the critic's loss, `mean((v̂ − (noise − x))²)`: flow matching on the generator's samples (DMD eq. 6)."""
+        """Give the critic's loss, `mean((v̂ − (noise − x))²)`: flow matching on the generator's samples (DMD eq. 6).
+
+        Over all frames, a given first one too: it is part of the clips whose score the critic learns.
+        """
         with torch.no_grad():
             sample = self.critic_sample(like, condition)
             x, exit_steps = sample["x"].to(like.device), sample["exit_steps"]

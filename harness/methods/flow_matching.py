@@ -19,6 +19,14 @@ def table_levels(rows: Tensor, config: SFTConfig) -> tuple[Tensor, Tensor]:
     return sigma, training_weights(config.shift)[rows].float()
 
 
+def after_clean_first(sigma: Tensor, frames: int) -> Tensor:
+    """Noise levels per frame `[B, F]` of a clip whose first frame is given: 0 there, `sigma` `[B]` or `[B, F − 1]` after
+    it.
+    """
+    rest = sigma[:, None].expand(-1, frames - 1) if sigma.ndim == 1 else sigma
+    return torch.cat([torch.zeros_like(rest[:, :1]), rest], dim=1)
+
+
 def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Give the weighted loss, and the plain squared error without gradient, as float32 scalars.
 

@@ -45,7 +45,8 @@ def predict_velocity(
     t                  `[B]`, or `[B, F]` with one per frame, in 0…1000 (float32: never cast it to bf16)
     cache              attend to the cached frames too; written only with `write_cache`
     write_cache        the commit pass: store keys and values of this block. The head is skipped, the result is NaN
-    frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` and `positions` are cut to these)
+    frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` and `positions` are cut to
+                       these frames)
     frames_per_block   block-causal attention over `x_t` (diffusion forcing); `(first, rest)` gives the first block its
                        own size
     clean              `[B, C, F, H, W]`: with `frames_per_block`, teacher forcing over [clean ‖ noisy]; the velocity is
