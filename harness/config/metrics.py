@@ -33,7 +33,17 @@ METRICS: dict[str, Metric] = {
     "motion_energy": Metric("Motion energy against real", "one", "ratio", 0.05),
     "saturation": Metric("Saturation against real", "one", "ratio", 0.05),
     "ink": Metric("Mean brightness against real", "one", "ratio", 0.05),
+    "first_frame_psnr": Metric("First frame against the given image", "higher", "dB", 0.5),
+    "first_frame_ssim": Metric("First frame's structure as in the given image", "higher", "", 0.02),
+    "image_identity": Metric("Given image's identity kept", "higher", "fraction", 0.02),
+    "late_motion": Metric("Motion after the first frame against real", "one", "ratio", 0.05),
+    "static_collapse": Metric("Motion after the first frame against the teacher", "one", "ratio", 0.05),
+    "fvd_gap": Metric("Share of the way to the teacher that is left", "lower", "fraction", 0.05),
 }
+
+OF_IMAGES = ("first_frame_psnr", "first_frame_ssim", "image_identity")  # only of clips that were given an image
+AGAINST_TEACHER = ("static_collapse", "fvd_gap")  # only where the own teacher has a card
+STATIC_COLLAPSE_ALARM = 0.5  # below it, training says that the clips stand still
 
 
 def better(name: str, a: float, b: float) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import asdict, fields_dict, frozen
+from attrs import asdict, fields_dict, frozen, has
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.evaluation import tracking
+from harness.evaluation.first_frame import ImageMeasurements, psnr, ssim
+from harness.evaluation.identity import image_identity_by_frame
 from harness.evaluation.networks import EMBEDDING, FEATURES, GROUP, DigitNet, VideoNet, shrink
 from harness.io import atomic_write_bytes, read_json, sha256_file, write_json
 
@@ -40,7 +42,9 @@ class Measurements:
     brightness: np.ndarray  # [B, F], mean of all pixels in 0…1
     saturation: np.ndarray  # [B], (max − min) / max over channels, weighted by brightness
     motion_energy: np.ndarray  # [B], mean |frame difference|
+    late_motion: np.ndarray  # [B], the same without the step out of the first frame, which a clip may be given
     digits: DigitMeasurements | None = None  # None where the clips have no digits
+    image: ImageMeasurements | None = None  # None where the clips were given no image
 
     def __len__(self) -> int:
         return len(self.features)
@@ -60,7 +64,7 @@ def _by_field(parts: list[Any], combine: Callable[[list[np.ndarray]], np.ndarray
     values = {}
     for name in fields_dict(type(parts[0])):
         column = [getattr(part, name) for part in parts]
-        if isinstance(column[0], DigitMeasurements):
+        if has(type(column[0])):
             values[name] = _by_field(column, combine)
         else:
             values[name] = None if column[0] is None else combine(column)
@@ -112,47 +116,66 @@ class Evaluators(nn.Module):
         height, width = video.shape[-2:]
         places = tracking.positions(video)
         aligned = tracking.centered(video, places)
-        crops = tracking.shape_crops(aligned, self.geometry.crop)
-        embedding, logits = self.digit_net(crops.flatten(0, 1))
-        embedding = embedding.view(*crops.shape[:2], -1) - self.embedding_mean
-        handwriting = nn.functional.normalize(embedding, dim=-1)
+        handwriting, logits = self._read(self.digit_net, aligned)
         joint = torch.cat([features, handwriting.mean(1), handwriting.std(1, unbiased=False)], dim=1)
         digits = DigitMeasurements(
             color=_numpy(video.mean((2, 3, 4))),
             displacements=_numpy(tracking.displacements(places, height, width)),
             rigid_error=_numpy(rigid_error(aligned)),
-            probabilities=_numpy(logits.softmax(-1).view(*crops.shape[:2], -1)),
+            probabilities=_numpy(logits.softmax(-1)),
             handwriting=_numpy(handwriting),
         )
         return joint, digits
 
+    def _read(self, net: DigitNet, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """Handwriting `[B, F, E]` and logits `[B, F, 10]` of centered clips."""
+        crops = tracking.shape_crops(aligned, self.geometry.crop)
+        embedding, logits = net(crops.flatten(0, 1))
+        embedding = embedding.view(*crops.shape[:2], -1) - self.embedding_mean
+        return nn.functional.normalize(embedding, dim=-1), logits.view(*crops.shape[:2], -1)
+
     @torch.no_grad()
-    def measure(self, video: np.ndarray | Tensor) -> Measurements:
+    def measure(self, video: np.ndarray | Tensor, images: np.ndarray | None = None) -> Measurements:
         """Measure clips: uint8 `[B, F, H, W, 3]` (numpy) or float `[B, 3, F, H, W]` in [−1, 1] (torch).
 
-        Raises HarnessError when the clips have fewer than five frames.
+        `images` are those that the clips were given, uint8 `[B, H, W, 3]`. Raises HarnessError when the clips have
+        fewer than five frames.
         """
         if video.shape[0] == 0:
             raise HarnessError("no clips to measure")
         frames = video.shape[1] if isinstance(video, np.ndarray) else video.shape[2]
         if frames < GROUP:
             raise HarnessError(f"clips of {frames} frames cannot be measured: at least {GROUP} are needed")
-        parts = [self._measure_chunk(video[i : i + CHUNK]) for i in range(0, len(video), CHUNK)]
+        parts = []
+        for start in range(0, len(video), CHUNK):
+            rows = slice(start, start + CHUNK)
+            parts.append(self._measure_chunk(video[rows], None if images is None else images[rows]))
         return Measurements.cat(parts)
 
-    def _measure_chunk(self, video: np.ndarray | Tensor) -> Measurements:
+    def _measure_chunk(self, video: np.ndarray | Tensor, images: np.ndarray | None) -> Measurements:
         x = unit_range(video)
         raw, digits = self.raw_features(x)
         projected = (raw - self.raw_mean) @ self.projection
         brightest, darkest = x.amax(1), x.amin(1)  # [B, F, H, W]
         purity = (brightest - darkest).mean((1, 2, 3)) / brightest.mean((1, 2, 3)).clamp_min(1e-4)
+        change = x.diff(dim=2).abs()
         return Measurements(
             features=_numpy(projected),
             brightness=_numpy(x.mean((1, 3, 4))),
             saturation=_numpy(purity),
-            motion_energy=_numpy(x.diff(dim=2).abs().mean((1, 2, 3, 4))),
+            motion_energy=_numpy(change.mean((1, 2, 3, 4))),
+            late_motion=_numpy(change[:, :, 1:].mean((1, 2, 3, 4))),
             digits=digits,
+            image=None if images is None else self._against_images(x, digits, unit_range(images[:, None])),
         )
+
+    def _against_images(self, x: Tensor, digits: DigitMeasurements | None, images: Tensor) -> ImageMeasurements:
+        """Clips `[B, 3, F, H, W]` and the images that they were given `[B, 3, 1, H, W]`, both in [0, 1]."""
+        first, wanted, identity = x[:, :, 0], images[:, :, 0], None
+        if digits is not None and self.digit_net is not None:
+            handwriting, _ = self._read(self.digit_net, tracking.centered(images, tracking.positions(images)))
+            identity = image_identity_by_frame(digits.handwriting, _numpy(handwriting[:, 0]))
+        return ImageMeasurements(psnr=_numpy(psnr(first, wanted)), ssim=_numpy(ssim(first, wanted)), identity=identity)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

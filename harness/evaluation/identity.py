@@ -1,4 +1,4 @@
-"""Is it the same handwriting from the first frame to the last."""
+"""Is it the same handwriting from the first frame to the last, and is it that of the given image."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def identity_by_frame(handwriting: np.ndarray) -> np.ndarray:
     start = handwriting[:, : max(1, handwriting.shape[1] // 4)].mean(1, keepdims=True)
     start = start / np.maximum(np.linalg.norm(start, axis=-1, keepdims=True), 1e-9)
     return (handwriting * start).sum(-1)
+
+
+def image_identity_by_frame(handwriting: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Cosine of every frame's handwriting `[B, F, E]` to that of the image which its clip was given `[B, E]`: `[B, F]`.
+
+    Both are of unit length and centered, so that a clip which ignores its image is at about 0, from its first frame on.
+    """
+    return np.einsum("bfe,be->bf", handwriting, image)

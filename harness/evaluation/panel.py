@@ -25,6 +25,7 @@ from harness.evaluation.intervals import Estimate, bootstrap_mean, jackknife
 from harness.evaluation.manifold import NEIGHBORS, precision_recall
 
 GROUPINGS = tuple(CAPTIONED)
+RATIOS = ("ink", "saturation", "motion_energy", "late_motion")  # to real clips
 SHARES = ("precision", "recall", "mode_coverage")  # metrics of the whole set that lie in 0…1
 SMALLEST_SET = 2 * (NEIGHBORS + 2)  # clips below which distances between sets are not computed
 
@@ -71,11 +72,17 @@ def _codes(name: str, values: list) -> np.ndarray:
 
 
 def per_clip(clips: ClipSet) -> dict[str, np.ndarray]:
-    """One number per clip `[N]` for every metric that is a mean over clips. Brightness and saturation are
-    absolute here.
-    """
+    """One number per clip `[N]` for every metric that is a mean over clips. `RATIOS` are absolute here."""
     m = clips.measured
-    values = {"ink": m.brightness.mean(1), "saturation": m.saturation, "motion_energy": m.motion_energy}
+    values = {
+        "ink": m.brightness.mean(1),
+        "saturation": m.saturation,
+        "motion_energy": m.motion_energy,
+        "late_motion": m.late_motion,
+    }
+    if m.image is not None:
+        values |= {"first_frame_psnr": m.image.psnr, "first_frame_ssim": m.image.ssim}
+        values |= {} if m.image.identity is None else {"image_identity": m.image.identity.mean(1)}
     if m.digits is None:
         return values
     wanted = {name: [a[name] for a in clips.attributes] for name in GROUPINGS}
@@ -142,7 +149,7 @@ def measure_values(clips: ClipSet, reference: ClipSet) -> dict[str, float]:
     """Every metric without intervals: what a training monitor logs. Ratios are to the reference."""
     real = per_clip(reference)
     values = {name: float(value.mean()) for name, value in per_clip(clips).items()}
-    for name in ("ink", "saturation", "motion_energy"):
+    for name in RATIOS:
         values[name] /= max(float(real[name].mean()), 1e-9)
     return values | set_distances(clips, reference)
 
@@ -151,14 +158,16 @@ def measure_card(clips: ClipSet, reference: ClipSet) -> dict[str, Estimate]:
     """Every metric with its 95 % interval over clips."""
     real = per_clip(reference)
     card = {name: bootstrap_mean(value) for name, value in per_clip(clips).items()}
-    for name in ("ink", "saturation", "motion_energy"):
+    for name in RATIOS:
         card[name] = card[name].scaled(1 / max(float(real[name].mean()), 1e-9))
     card |= jackknife(lambda index: set_distances(clips.select(index), reference), len(clips))
     return {name: e.clipped(0.0, 1.0) if name in SHARES else e for name, e in card.items()}
 
 
 def by_frame(clips: ClipSet, reference: ClipSet) -> dict[str, list[float]]:
-    """Quality per frame index: brightness against real, and identity and rigid error where there are digits."""
+    """Quality per frame index: brightness against real, identity and rigid error where there are digits, and the given
+    image's identity where there is one.
+    """
     m, real = clips.measured, reference.measured
     curves = {"ink": m.brightness.mean(0) / np.maximum(real.brightness.mean(0), 1e-9)}
     if m.digits is not None:
@@ -166,4 +175,6 @@ def by_frame(clips: ClipSet, reference: ClipSet) -> dict[str, list[float]]:
             "identity": identity_by_frame(m.digits.handwriting).mean(0),
             "rigid_error": m.digits.rigid_error.mean(0),
         }
+    if m.image is not None and m.image.identity is not None:
+        curves["image_identity"] = m.image.identity.mean(0)
     return {name: [round(float(v), 6) for v in curve] for name, curve in curves.items()}

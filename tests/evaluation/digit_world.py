@@ -36,10 +36,17 @@ class World:
     prompts: np.ndarray
     reference: ClipSet
 
-    def clip_set(self, video: Tensor, attributes: list[dict] | None = None) -> ClipSet:
-        """Clips that were to show `attributes` (the right ones unless given), measured."""
+    @property
+    def images(self) -> np.ndarray:
+        """The first frames of the samples without fault, uint8 `[N, H, W, 3]`."""
+        return (self.good[:, :, 0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+    def clip_set(self, video: Tensor, attributes: list[dict] | None = None, given: bool = False) -> ClipSet:
+        """Clips that were to show `attributes` (the right ones unless given), measured; with `given` they were to start
+        at `images`.
+        """
         return ClipSet(
-            measured=self.evaluators.measure(video * 2 - 1),
+            measured=self.evaluators.measure(video * 2 - 1, self.images if given else None),
             prompts=self.prompts,
             attributes=self.attributes if attributes is None else attributes,
         )
@@ -103,4 +110,33 @@ def planted(world: World) -> dict[str, tuple[Tensor, list[dict] | None]]:
         "morphing": (morphed(video), None),
         "one mode of four": (redrawn(one_direction(attributes)), None),
         "one handwriting per digit": (redrawn(one_handwriting(attributes)), None),
+    }
+
+
+def other_handwriting(attributes: list[dict]) -> list[dict]:
+    """The same captions, every digit in the handwriting of another clip."""
+    known = {(a["digit"], a["image"]) for a in attributes}
+    other = {digit: sorted(image for d, image in known if d == digit) for digit, _ in known}
+    return [a | {"image": other[a["digit"]][other[a["digit"]].index(a["image"]) - 1]} for a in attributes]
+
+
+def softened(video: Tensor) -> Tensor:
+    """Sound clips that a model made: a little soft."""
+    return torch.lerp(video, blur(video), 0.5)
+
+
+def planted_with_image(world: World) -> dict[str, Tensor]:
+    """Every fault of clips that were to start at `world.images`."""
+    video, first = world.good, world.good[:, :, :1]
+    others = redrawn(other_handwriting(world.attributes))
+    rest = (-1, -1, FRAMES - 1, -1, -1)
+    return {
+        "frozen clip": first.expand_as(video).contiguous(),
+        "a jump, then frozen": torch.cat([first, others[:, :, 4:5].expand(rest)], 2),
+        "ignored image": others,
+        "image left after the first frame": torch.cat([first, others[:, :, 1:]], 2),
+        "wrong image": video.roll(1, 0),
+        "black frames": torch.zeros_like(video),
+        "black after the image": torch.cat([first, torch.zeros_like(first).expand(rest)], 2),
+        "a flash": torch.cat([(3 * first).clamp(0, 1), video[:, :, 1:]], 2),
     }

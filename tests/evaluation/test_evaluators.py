@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from digit_world import softened
 
 from harness.errors import HarnessError
 from harness.evaluation.evaluators import (
+    CHUNK,
     Measurements,
     evaluators_digest,
     load_evaluators,
@@ -77,3 +79,37 @@ def test_rigid_error_of_a_still_a_changing_and_an_empty_clip():
 def test_unit_range_of_both_forms():
     assert unit_range(np.full((1, 5, 4, 4, 3), 255, np.uint8)).max() == 1
     assert unit_range(torch.full((1, 3, 5, 4, 4), -3.0)).min() == 0
+
+
+def test_images_are_measured_one_by_one_as_together(world):
+    images, video = world.images[:4], softened(world.good[:4]) * 2 - 1
+    together = world.evaluators.measure(video, images).image
+    apart = Measurements.cat([world.evaluators.measure(video[i : i + 1], images[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(together.psnr, apart.image.psnr)
+    np.testing.assert_allclose(together.ssim, apart.image.ssim)
+    np.testing.assert_allclose(together.identity, apart.image.identity, atol=1e-5)
+    assert apart.select(np.array([3])).image.psnr.tolist() == apart.image.psnr[3:].tolist()
+
+
+def test_the_images_of_every_chunk_are_those_of_its_clips(world):
+    count = CHUNK + 3
+    measured = world.evaluators.measure(world.good[:count] * 2 - 1, world.images[:count])
+    assert (measured.image.psnr > 50).all()
+    assert (measured.image.identity[:, 0] > 0.999).all()
+
+
+def test_clips_without_an_image_have_none(world):
+    measured = world.evaluators.measure(world.good[:2] * 2 - 1)
+    assert measured.image is None
+    assert measured.select(np.array([1])).image is None
+
+
+def test_late_motion_leaves_out_the_step_from_the_first_frame(world):
+    jump = torch.zeros(1, 3, 9, 24, 24)
+    jump[:, :, 1:] = 1
+    measured = world.evaluators.measure(jump * 2 - 1)
+    assert measured.late_motion.tolist() == [0]
+    assert measured.motion_energy[0] == pytest.approx(1 / 8)
+    later = jump.clone()
+    later[:, :, 1] = 0
+    assert world.evaluators.measure(later * 2 - 1).late_motion[0] == pytest.approx(1 / 7)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness.evaluation.identity import identity_by_frame
+from harness.evaluation.identity import identity_by_frame, image_identity_by_frame
 
 
 def test_one_handwriting_is_one_and_another_is_zero():
@@ -19,3 +19,10 @@ def test_it_is_measured_from_the_first_quarter_and_not_from_the_mean():
     assert curve[0] > 0.98
     assert (np.diff(curve[2:]) < 0).all()
     assert curve[-1] < 0.2
+
+
+def test_the_image_is_the_measure_and_not_the_clips_own_start():
+    image, other = np.eye(4)[:2], np.eye(4)[2]
+    clip = np.stack([np.stack([image[0], image[0], other]), np.stack([other, other, image[1]])])
+    assert image_identity_by_frame(clip, image).tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert identity_by_frame(clip)[1].tolist() == [1, 1, 0]  # consistent, but not with its image

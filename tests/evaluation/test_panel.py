@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from attrs import evolve
-from digit_world import FRAMES, planted
+from digit_world import FRAMES, planted, planted_with_image, softened
 
-from harness.config.metrics import METRICS
+from harness.config.metrics import AGAINST_TEACHER, METRICS, OF_IMAGES
 from harness.evaluation.intervals import Estimate
 from harness.evaluation.panel import SMALLEST_SET, ClipSet, by_frame, measure_card, measure_values
 
@@ -50,17 +50,90 @@ CAUGHT = [  # fault, metric that must show it, least difference from clips witho
 ]
 
 
+CAUGHT_WITH_IMAGE = [  # as above, for clips that were given an image
+    ("frozen clip", "late_motion", 0.8),
+    ("a jump, then frozen", "late_motion", 0.8),
+    ("ignored image", "first_frame_psnr", 8.0),
+    ("ignored image", "first_frame_ssim", 0.2),
+    ("ignored image", "image_identity", 0.25),
+    ("image left after the first frame", "image_identity", 0.25),
+    ("wrong image", "first_frame_psnr", 12.0),
+    ("wrong image", "first_frame_ssim", 0.5),
+    ("wrong image", "image_identity", 0.8),
+    ("black frames", "first_frame_psnr", 12.0),
+    ("black frames", "first_frame_ssim", 0.6),
+    ("black frames", "image_identity", 0.8),
+    ("black frames", "late_motion", 0.8),
+    ("black after the image", "image_identity", 0.8),
+    ("black after the image", "late_motion", 0.8),
+    ("a flash", "first_frame_psnr", 8.0),
+    ("a flash", "first_frame_ssim", 0.3),
+]
+ON_CARDS = set(METRICS) - set(OF_IMAGES) - set(AGAINST_TEACHER)  # of any clips
+
+
+@pytest.fixture(scope="module")
+def with_image(world) -> dict[str, dict[str, float]]:
+    """The metrics of clips that were given an image: without fault, and of every fault."""
+    clips = {"sound": softened(world.good)} | planted_with_image(world)
+    return {name: measure_values(world.clip_set(video, given=True), world.reference) for name, video in clips.items()}
+
+
+def worse_by(metric: str, found: float, sound: float) -> float:
+    match METRICS[metric].direction:
+        case "lower":
+            return found - sound
+        case "higher":
+            return sound - found
+        case "one":
+            return abs(found - 1) - abs(sound - 1)
+
+
 @pytest.mark.parametrize(("fault", "metric", "least"), CAUGHT)
 def test_the_fault_is_caught(fault, metric, least, faults, floor):
     found, sound = faults[fault][metric], floor[metric]
-    match METRICS[metric].direction:
-        case "lower":
-            worse = found - sound
-        case "higher":
-            worse = sound - found
-        case "one":
-            worse = abs(found - 1) - abs(sound - 1)
-    assert worse > least, f"{metric}: {found:.3f} with the fault, {sound:.3f} without"
+    assert worse_by(metric, found, sound) > least, f"{metric}: {found:.3f} with the fault, {sound:.3f} without"
+
+
+@pytest.mark.parametrize(("fault", "metric", "least"), CAUGHT_WITH_IMAGE)
+def test_the_fault_of_clips_with_an_image_is_caught(fault, metric, least, with_image):
+    found, sound = with_image[fault][metric], with_image["sound"][metric]
+    assert worse_by(metric, found, sound) > least, f"{metric}: {found:.3f} with the fault, {sound:.3f} without"
+
+
+def test_sound_clips_keep_to_their_image(with_image):
+    sound = with_image["sound"]
+    assert sound["first_frame_psnr"] > 33
+    assert sound["first_frame_ssim"] > 0.95
+    assert sound["image_identity"] > 0.95
+    assert sound["late_motion"] == pytest.approx(1, abs=0.2)
+
+
+def test_what_the_metrics_of_an_image_are_blind_to(with_image):
+    """Each is blind to something, alone: no one of them can be taken for the others."""
+    sound = with_image["sound"]
+    for metric in OF_IMAGES:
+        assert with_image["frozen clip"][metric] >= sound[metric]
+    assert with_image["image left after the first frame"]["first_frame_psnr"] >= sound["first_frame_psnr"]
+    assert with_image["a flash"]["image_identity"] > 0.95
+    assert with_image["ignored image"]["late_motion"] == pytest.approx(1, abs=0.1)
+    assert with_image["a jump, then frozen"]["motion_energy"] > 0.1  # the jump is motion too: hence the other metric
+
+
+def test_an_image_changes_no_other_metric(world, floor):
+    values = measure_values(world.clip_set(world.good, given=True), world.reference)
+    assert {name: values[name] for name in floor} == floor
+    assert set(values) - set(floor) == set(OF_IMAGES)
+
+
+def test_clips_without_digits_have_no_identity_of_the_image(world):
+    measured = world.clip_set(world.good, given=True).measured
+    bare = evolve(measured, digits=None, image=evolve(measured.image, identity=None))
+    clips = ClipSet(measured=bare, prompts=world.prompts, attributes=[{}] * len(world.prompts))
+    values = measure_values(clips, clips)
+    assert {"first_frame_psnr", "first_frame_ssim", "late_motion"} <= set(values)
+    assert "image_identity" not in values
+    assert "image_identity" not in by_frame(clips, clips)
 
 
 def test_every_fault_is_caught_by_a_metric_and_every_metric_catches_one():
@@ -78,11 +151,16 @@ def test_every_fault_is_caught_by_a_metric_and_every_metric_catches_one():
         "one mode of four",
         "one handwriting per digit",
     }
-    assert {metric for _, metric, _ in CAUGHT} >= set(METRICS) - {"saturation"}
+    assert {metric for _, metric, _ in CAUGHT} >= ON_CARDS - {"saturation", "late_motion"}
+
+
+def test_every_fault_with_an_image_is_caught_and_every_metric_of_images_catches(world):
+    assert {fault for fault, _, _ in CAUGHT_WITH_IMAGE} == set(planted_with_image(world))
+    assert {metric for _, metric, _ in CAUGHT_WITH_IMAGE} == {*OF_IMAGES, "late_motion"}
 
 
 def test_the_panel_has_every_metric_of_the_table(floor):
-    assert set(METRICS) <= set(floor)
+    assert set(floor) == ON_CARDS
 
 
 def test_sound_clips_of_other_handwriting_are_near_perfect(floor):
@@ -111,7 +189,7 @@ def test_gray_clips_lose_saturation(world, floor):
 
 def test_intervals_hold_their_value_and_separate_a_fault(world, floor):
     good = measure_card(world.clip_set(world.good), world.reference)
-    assert set(METRICS) <= set(good)
+    assert set(good) == ON_CARDS
     for name, estimate in good.items():
         assert isinstance(estimate, Estimate)
         assert estimate.value == pytest.approx(floor[name]), name
@@ -134,6 +212,15 @@ def test_curves_say_when_it_goes_wrong(world):
     fading = by_frame(world.clip_set(faults["fading"][0]), world.reference)["ink"]
     assert fading[0] == pytest.approx(sound["ink"][0], abs=0.01)
     assert fading[-1] < 0.4
+
+
+def test_the_curve_of_the_image_says_when_it_is_left(world):
+    clips = planted_with_image(world)
+    left = by_frame(world.clip_set(clips["image left after the first frame"], given=True), world.reference)
+    assert len(left["image_identity"]) == FRAMES
+    assert left["image_identity"][0] == pytest.approx(1, abs=0.01)
+    assert max(left["image_identity"][1:]) < 0.75
+    assert "image_identity" not in by_frame(world.clip_set(world.good), world.reference)
 
 
 def test_clips_without_digits_have_no_attribute_metrics(world):
