@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness.comparison import tables
+from harness.comparison import tables, views
 from harness.comparison.curves import AXES, common_budget, curve_of, curve_table
-from harness.comparison.declaration import Declaration, load_declaration
+from harness.comparison.declaration import Baselines, Declaration, load_declaration
 from harness.comparison.judge import judge, strongest_baseline
 from harness.comparison.results import Result, Results, read_results
 from harness.config.metrics import METRICS
@@ -33,8 +33,9 @@ def main(experiment: str, root: str | Path = ".") -> Path:
     declaration = load_declaration(experiment, root)
     results = read_results(declaration, root)
     folder = root / "comparisons" / experiment
-    columns = clip_columns(declaration, results)
     comparison, curves = compare(declaration, results)
+    metric = tables.level_metric(declaration.primary, declaration.metrics, comparison["models"])
+    columns = clip_columns(declaration, results, metric)
     comparison["clips"] = _copy_clips(columns, folder / "clips")
     comparison = rounded(comparison)
     atomic_write_text(folder / "curves.csv", curves)
@@ -45,22 +46,25 @@ def main(experiment: str, root: str | Path = ".") -> Path:
 
 def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any], str]:
     """The whole comparison as plain data, and the curves as CSV text."""
-    curves = [curve_of(arm, seed, r) for arm, seeds in results.arms.items() for seed, r in seeds.items()]
+    curves = [curve_of(results, arm, seed) for arm, seeds in results.arms.items() for seed in seeds]
     budget = tables.budget(declaration, results)
     parity = None
     if not budget["equal"]:
         parity = f"budgets differ: {budget['unit']} from {budget['low']:g} to {budget['high']:g}"
     limits = tables.guardrails(declaration, results)
+    models = tables.models_table(declaration, results)
+    level = tables.level_metric(declaration.primary, declaration.metrics, models)
+    collapse = tables.static_collapse(results)
     comparison = {
         "schema": 1,
         "experiment": declaration.name,
-        "declaration": to_dict(declaration),
+        "declaration": stated(declaration),
         "primary": declaration.primary,
         "arms": [{"name": name, **to_dict(arm)} for name, arm in declaration.arms.items()],
         "metrics": [
             {"name": name, "role": use.role, **to_dict(METRICS[name])} for name, use in declaration.metrics.items()
         ],
-        "protocol": results.teacher.cards["protocol"],
+        "protocol": tables.protocol(results),
         "fingerprints": {
             arm: {str(seed): r.manifest.get("fingerprint") for seed, r in seeds.items()}
             for arm, seeds in results.arms.items()
@@ -68,15 +72,22 @@ def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any],
         "hypotheses": with_guardrails(judge(declaration, results, curves, parity), limits),
         "common_budget": {axis: common_budget(curves, axis) for axis in AXES},
         "paired": tables.paired_table(declaration, results),
-        "models": tables.models_table(declaration, results),
-        "against": tables.against_baselines(declaration, results),
+        "models": models,
+        "against": tables.against_baselines(declaration, results, level),
         "guardrails": limits,
         "by_frame": tables.by_frame(results),
         "settings": tables.settings(declaration, results),
         "budget": budget,
         "provenance": tables.provenance(results),
+        **({"static_collapse": collapse} if collapse else {}),
     }
     return comparison, curve_table(curves, declaration.metrics)
+
+
+def stated(declaration: Declaration) -> dict[str, Any]:
+    """The declaration as data; the usual baselines go without saying, as in its file."""
+    content = to_dict(declaration)
+    return {k: v for k, v in content.items() if k != "baselines" or declaration.baselines != Baselines()}
 
 
 def with_guardrails(hypotheses: list[dict[str, Any]], limits: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,29 +118,49 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def clip_columns(declaration: Declaration, results: Results) -> list[dict[str, Any]]:
-    """The models shown side by side, always of the first declared seed: nobody picks a lucky one."""
-    first, metric = declaration.seeds[0], declaration.primary
+def clip_columns(declaration: Declaration, results: Results, metric: str) -> list[dict[str, Any]]:
+    """The given images, if there are any, and the models shown side by side, always of the first declared seed: nobody
+    picks a lucky one. The strongest baselines are shown, by `metric`.
+    """
+    first, confidence = declaration.seeds[0], declaration.analysis.confidence
     arm = next(iter(declaration.arms))
-    columns = [("real", results.teacher, "real", None), ("teacher", results.teacher, "teacher", None)]
-    for group, source in (("cut_teacher", results.teacher), ("causal_sft", results.causal_sft[first])):
-        side = strongest_baseline(results, arm, group, metric, declaration.analysis.confidence)
+    columns = [*_given_column(results, first), _clip_column("real", results.teachers[arm], "real")]
+    several = len(results.distinct_teachers) > 1
+    for target, teacher in results.distinct_teachers.items():
+        taught = results.taught_by(target)
+        end = f"-{taught[0]}" if several else ""  # no arm has a hyphen in its name
+        of = f" ({', '.join(declaration.arms[name].label for name in taught)})" if several else ""
+        columns.append(_clip_column(f"teacher{end}", teacher, "teacher", after=of))
+        side = strongest_baseline(results, taught[0], "cut_teacher", metric, confidence)
         if side is not None:
-            columns.append((group, source, side.model, None))
-    columns += [(arm, seeds[first], "student", declaration.arms[arm].label) for arm, seeds in results.arms.items()]
-    return [_clip_column(name, result, model, label) for name, result, model, label in columns]
+            columns.append(_clip_column(f"cut_teacher{end}", teacher, side.model, after=of))
+    side = strongest_baseline(results, arm, "causal_sft", metric, confidence)
+    if side is not None:
+        columns.append(_clip_column("causal_sft", results.causal_sft[first], side.model))
+    for name, seeds in results.arms.items():
+        columns.append(_clip_column(name, seeds[first], "student", declaration.arms[name].label))
+    return columns
 
 
-def _clip_column(name: str, result: Result, model: str, label: str | None) -> dict[str, Any]:
+def _given_column(results: Results, seed: int) -> list[dict[str, Any]]:
+    """A column of the images that clips were given, as the first card tells that has them; none in text to video."""
+    for result in [seeds[seed] for seeds in results.arms.values()]:
+        if result.given:
+            prompts = result.cards.get("prompts", [])[:CLIP_ROWS]
+            return [{**_column("given", "Given image", prompts), "sources": result.given[:CLIP_ROWS]}]
+    return []
+
+
+def _clip_column(name: str, result: Result, model: str, label: str | None = None, after: str = "") -> dict[str, Any]:
     card = result.cards["models"][model]
+    column = _column(name, label or f"{card['label']}{after}", result.cards.get("prompts", [])[:CLIP_ROWS])
     sources = [result.folder / clip for clip in card.get("clips", [])[:CLIP_ROWS]]
-    return {
-        "name": name,
-        "label": label or card["label"],
-        "forwards": card.get("denoiser_forwards_per_video"),
-        "prompts": result.cards.get("prompts", [])[:CLIP_ROWS],
-        "sources": sources,
-    }
+    given = {"given": True} if result.given and model not in tables.REAL else {}
+    return {**column, **given, "forwards": card.get("denoiser_forwards_per_video"), "sources": sources}
+
+
+def _column(name: str, label: str, prompts: list[str]) -> dict[str, Any]:
+    return {"name": name, "label": label, "forwards": None, "prompts": prompts}
 
 
 def _copy_clips(columns: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -142,7 +173,7 @@ def _copy_clips(columns: list[dict[str, Any]], folder: Path) -> list[dict[str, A
         for i, source in enumerate(column["sources"]):
             if not source.is_file():
                 raise HarnessError(f"{source}: the card names this clip, but it is missing; evaluate the target again")
-            name = f"{column['name']}_{i}.webp"
+            name = f"{column['name']}_{i}{source.suffix}"
             atomic_write_bytes(folder / name, source.read_bytes())
             files.append(f"clips/{name}")
         copied.append({**{k: v for k, v in column.items() if k != "sources"}, "files": files})
@@ -171,6 +202,7 @@ def verdict_lines(comparisons: dict[str, dict[str, Any]]) -> list[str]:
         for h in comparison["hypotheses"]:
             lines.append(f"  [{MARKS[h['on']['updates']['outcome']]}] {h['statement']}")
             lines.append(f"      {h['summary']}: {_gain_in_words(h)}")
+        lines += [f"  [!] {line}" for line in views.collapse_lines(comparison)]
         lines.append("")
     return lines
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
 from attrs import frozen
 
-from harness.comparison.results import Result, Row
+from harness.comparison.results import Result, Results, Row
 
 Axis = Literal["teraflops", "device_seconds"]
 AXES: tuple[Axis, ...] = ("teraflops", "device_seconds")
-SHARED = "teacher"  # every run starts after it, so its cost is nobody's
 
 
 @frozen(kw_only=True)
 class Curve:
-    """The monitor's readings of one run, with what was spent before it (its parents after the teacher) included."""
+    """The monitor's readings of one run, with what was spent before it (its parents but for its teacher) included."""
 
     arm: str
     seed: int
@@ -34,16 +33,30 @@ class Curve:
         return max((row[axis] for row in self.rows if axis in row), default=self.before[axis])
 
 
-def curve_of(arm: str, seed: int, result: Result) -> Curve:
+def curve_of(results: Results, arm: str, seed: int) -> Curve:
     """A run's monitor curve, moved right by what its parents spent."""
-    before = parents_compute(result)
-    rows = tuple({**row, **{axis: row[axis] + before[axis] for axis in AXES if axis in row}} for row in result.quality)
+    result = results.arms[arm][seed]
+    before = parents_compute(result, results.shared(arm))
+    readings = with_gap(result.quality, results.teachers[arm].metric("teacher", "fvd"))
+    rows = tuple({**row, **{axis: row[axis] + before[axis] for axis in AXES if axis in row}} for row in readings)
     return Curve(arm=arm, seed=seed, rows=rows, before=before)
 
 
-def parents_compute(result: Result) -> dict[str, float]:
-    """What was spent before a run on top of the shared teacher, per axis."""
-    parents = [parent for parent in result.manifest.get("parents", []) if parent["target"] != SHARED]
+def with_gap(rows: Sequence[Row], teacher: float | None) -> list[Row]:
+    """Readings with `fvd_gap`, the share that is left of the way to the run's own teacher: 1 at its own reading before
+    training, 0 at `teacher`, the Fréchet distance on the teacher's card. The monitor never samples the teacher.
+
+    Without it where one end is missing, or training starts no farther away than the teacher is.
+    """
+    start = next((row["fvd"] for row in rows if row.get("update") == 0 and "fvd" in row), None)
+    if teacher is None or start is None or start <= teacher:
+        return list(rows)
+    return [{**row, "fvd_gap": (row["fvd"] - teacher) / (start - teacher)} if "fvd" in row else row for row in rows]
+
+
+def parents_compute(result: Result, shared: Collection[str]) -> dict[str, float]:
+    """What was spent before a run on top of the `shared` targets, per axis."""
+    parents = [parent for parent in result.manifest.get("parents", []) if parent["target"] not in shared]
     return {axis: sum(float(parent["compute"][axis]) for parent in parents) for axis in AXES}
 
 

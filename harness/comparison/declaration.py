@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, in_, lt, min_len, optional
 
 from harness.config.documents import read_yaml
-from harness.config.load import load_params, resolve_target
+from harness.config.load import load_params, resolve_target, split_target
 from harness.config.metrics import METRICS
 from harness.config.schema import RunConfig
 from harness.config.structure import Problem, refusal, structure, suggest, unknown_key
@@ -26,6 +26,15 @@ BASELINES: dict[str, tuple[str, ...]] = {
     "cut_teacher": ("teacher_cut", "teacher_cut_cfg"),
     "causal_sft": ("causal_sft", "causal_sft_euler", "causal_sft_cfg"),
 }
+SHOWN = ("real", "teacher", "given")  # names of columns and curves beside the arms
+TEACHERS = ("teacher", "teacher_i2v")  # targets whose cards have the full teacher and the cut one
+
+
+def _teachers(instance: Any, attribute: Any, value: Any) -> None:
+    targets = list(value.values()) if isinstance(value, Mapping) else [value]
+    if not targets or any(target not in TEACHERS for target in targets):
+        known = " or ".join(f"`{target}`" for target in TEACHERS)
+        raise ValueError(f"expected {known}, or one of them under the name of each arm, got {value!r}")
 
 
 @frozen(kw_only=True)
@@ -52,6 +61,23 @@ class MetricUse:
     smallest_effect: float | None = field(default=None, validator=optional(ge(0.0)))
     min: float | None = None
     max: float | None = None
+
+
+@frozen(kw_only=True)
+class Baselines:
+    """The results that students are held against, besides other arms and their own init.
+
+    `teacher` is the target whose card has the full and the cut teacher: one for all arms, or one under the name of each
+    arm. `causal_sft` is the group of the causal SFT runs, one for each seed (`<group>/seed<N>`); null: there is no such
+    baseline.
+    """
+
+    teacher: Any = field(default="teacher", validator=_teachers)
+    causal_sft: str | None = "causal_sft"
+
+    def teacher_of(self, arm: str) -> str:
+        """The target of an arm's own teacher."""
+        return self.teacher[arm] if isinstance(self.teacher, Mapping) else self.teacher
 
 
 @frozen(kw_only=True)
@@ -90,6 +116,7 @@ class Declaration:
     budget: Budget
     metrics: dict[str, MetricUse]
     hypotheses: list[Hypothesis] = field(validator=min_len(1))
+    baselines: Baselines = field(factory=Baselines)
     analysis: Analysis = field(factory=Analysis)
     arms: dict[str, Arm]
 
@@ -97,6 +124,11 @@ class Declaration:
     def primary(self) -> str:
         """Name of the primary metric."""
         return next(name for name, use in self.metrics.items() if use.role == "primary")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of baselines that the experiment has."""
+        return tuple(name for name in BASELINES if name != "causal_sft" or self.baselines.causal_sft is not None)
 
     def smallest_effect(self, metric: str, hypothesis: Hypothesis | None = None) -> float:
         """The smallest gain that matters: the hypothesis' own, else the experiment's, else the metric's, else 0."""
@@ -124,7 +156,7 @@ def load_declaration(name: str, root: Path = Path(".")) -> Declaration:
     if problems:
         raise refusal(problems, str(path))
     configs = {arm: resolve_target(declaration.target(arm, declaration.seeds[0]), root) for arm in declaration.arms}
-    if problems := check_budget(declaration, configs):
+    if problems := [*check_budget(declaration, configs), *check_teachers(declaration, configs)]:
         raise refusal(problems, str(path))
     return declaration
 
@@ -141,6 +173,7 @@ def check(declaration: Declaration, folder: str, known_seeds: Iterable[int]) -> 
         *_check_seeds(declaration.seeds, sorted(known_seeds)),
         *_check_keys(declaration),
         *_check_arms(declaration),
+        *_check_baselines(declaration),
         *_check_metrics(declaration.metrics),
         *_check_hypotheses(declaration),
     ]
@@ -157,6 +190,22 @@ def check_budget(declaration: Declaration, configs: Mapping[str, RunConfig]) -> 
     return [
         ("budget", f"the arms ask for different numbers of generator updates ({listed}); fix one, or raise `tolerance`")
     ]
+
+
+def check_teachers(declaration: Declaration, configs: Mapping[str, RunConfig]) -> list[Problem]:
+    """Whether every arm is held against the teacher that it is distilled from."""
+    problems = []
+    for arm, config in configs.items():
+        own, declared = config.teacher.removeprefix("checkpoints/"), declaration.baselines.teacher_of(arm)
+        if config.method == "dmd" and own in TEACHERS and own != declared:
+            problems.append(
+                (
+                    "baselines.teacher",
+                    f"arm {arm} is distilled from {config.teacher}, but would be held against `{declared}`; "
+                    f"write `teacher: {own}`, or `teacher: {{{arm}: {own}, …}}` with a target for each arm",
+                )
+            )
+    return problems
 
 
 def updates_asked(config: RunConfig) -> int:
@@ -221,7 +270,7 @@ def _check_arms(declaration: Declaration) -> Iterator[Problem]:
     for name, values in settings.items():
         if not NAME.fullmatch(name):
             yield f"arms.{name}", _NAME_RULE
-        if name in BASELINES:
+        if name in (*BASELINES, *SHOWN):
             yield f"arms.{name}", "is the name of a baseline; choose another"
         if missing := sorted(varied - set(values)):
             yield f"arms.{name}.set", f"must set {missing}: every arm gives a value to every varied key"
@@ -234,6 +283,23 @@ def _check_arms(declaration: Declaration) -> Iterator[Problem]:
         values = [arm[key] for arm in settings.values() if key in arm]
         if len(values) > 1 and all(value == values[0] for value in values):
             yield "varied", f"`{key}` is {values[0]!r} in every arm; move it to `fixed`"
+
+
+def _check_baselines(declaration: Declaration) -> Iterator[Problem]:
+    teacher, group = declaration.baselines.teacher, declaration.baselines.causal_sft
+    if isinstance(teacher, Mapping):
+        if missing := sorted(set(declaration.arms) - set(teacher)):
+            yield "baselines.teacher", f"must name a target for {missing}: give one for each arm, or one for all"
+        for arm in sorted(set(teacher) - set(declaration.arms), key=str):
+            yield f"baselines.teacher.{arm}", f"`{arm}` is not an arm{suggest(str(arm), declaration.arms)}"
+    if group is not None:
+        try:
+            split_target(f"{group}/seed0")
+        except HarnessError:
+            yield (
+                "baselines.causal_sft",
+                f"`{group}/seed<N>` names no run; expected `causal_sft`, `causal_sft_i2v/<way>`, or null for none",
+            )
 
 
 def _check_metrics(metrics: Mapping[str, MetricUse]) -> Iterator[Problem]:
@@ -253,14 +319,16 @@ def _check_metrics(metrics: Mapping[str, MetricUse]) -> Iterator[Problem]:
 
 
 def _check_hypotheses(declaration: Declaration) -> Iterator[Problem]:
-    names, others = [h.name for h in declaration.hypotheses], (*declaration.arms, *BASELINES)
+    names, others = [h.name for h in declaration.hypotheses], (*declaration.arms, *declaration.groups)
     for i, h in enumerate(declaration.hypotheses):
         where = f"hypotheses.{i}"
         if names.count(h.name) > 1:
             yield f"{where}.name", f"`{h.name}` is used twice"
         if h.arm not in declaration.arms:
             yield f"{where}.arm", f"`{h.arm}` is not an arm{suggest(h.arm, declaration.arms)}"
-        if h.than not in others:
+        if h.than in BASELINES and h.than not in others:
+            yield f"{where}.than", f"`{h.than}` has no results here: `baselines.{h.than}` is null; name its runs there"
+        elif h.than not in others:
             yield f"{where}.than", f"`{h.than}` is neither an arm nor a baseline{suggest(h.than, others)}"
         if h.than == h.arm:
             yield f"{where}.than", f"`{h.arm}` would be compared with itself"

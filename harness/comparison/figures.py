@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from harness.comparison import plots, views
+from harness.config.metrics import OF_IMAGES, STATIC_COLLAPSE_ALARM
 from harness.errors import HarnessError
 
 CURVE_AXES = {
@@ -20,6 +21,7 @@ CURVE_AXES = {
     "teraflops": "measured compute after the teacher, TFLOP",
 }
 CURVE_METRICS = 2  # the primary and the first secondary one; the rest is in curves.csv
+IMAGE_CURVES = ("static_collapse", *OF_IMAGES)  # drawn as well: how image to video fails
 
 
 def gain_strips(comparison: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
@@ -55,16 +57,16 @@ def gain_strips(comparison: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
 
 
 def model_strips(comparison: Mapping[str, Any]) -> dict[tuple[str, str], Markup]:
-    """Per model: its primary metric as a strip, all on one scale."""
-    primary = comparison["primary"]
-    rows = [row for row in comparison["models"] if primary in row["metrics"]]
+    """Per model: the metric that students and baselines share as a strip, all on one scale."""
+    metric = views.level(comparison)
+    rows = [row for row in comparison["models"] if metric in row["metrics"]]
     if not rows:
         return {}
-    scale = views.scale_of(row["metrics"][primary] for row in rows)
+    scale = views.scale_of(row["metrics"][metric] for row in rows)
     order = [arm["name"] for arm in comparison["arms"]]
     strips = {}
     for row in rows:
-        m = row["metrics"][primary]
+        m = row["metrics"][metric]
         low, high = (m["low"], m["high"]) if m["low"] is not None else (m["value"], m["value"])
         css = f"series-{order.index(row['arm']) + 1}" if row.get("arm") and row["model"] == "student" else "reference"
         alt = f"{row['label']}: {views.number(m['value'])} {views.span(m)}"
@@ -87,13 +89,14 @@ def paired_figure(comparison: Mapping[str, Any]) -> Markup | None:
 
 
 def curve_figures(comparison: Mapping[str, Any], rows: list[dict[str, str]]) -> list[Markup]:
-    """Monitor curves of every run: primary and first secondary metric, against updates and against compute."""
+    """Monitor curves of every run: primary and first secondary metric, and those of image to video, against updates and
+    against compute.
+    """
     order = [arm["name"] for arm in comparison["arms"]]
     figures = []
-    measured = [
-        m for m in comparison["metrics"] if m["role"] != "guardrail" and any(row.get(m["name"]) for row in rows)
-    ]
-    for metric in measured[:CURVE_METRICS]:
+    measured = [m for m in comparison["metrics"] if any(row.get(m["name"]) for row in rows)]
+    chosen = [m for m in measured if m["role"] != "guardrail" and m["name"] not in IMAGE_CURVES][:CURVE_METRICS]
+    for metric in [*chosen, *(m for m in measured if m["name"] in IMAGE_CURVES)]:
         for axis, axis_label in CURVE_AXES.items():
             lines = []
             for arm in order:
@@ -106,7 +109,8 @@ def curve_figures(comparison: Mapping[str, Any], rows: list[dict[str, str]]) -> 
             alt = f"{metric['label']} against {axis_label}, {len(lines)} runs"
             mark = comparison["common_budget"].get(axis)
             name = f"curve-{metric['name']}-{axis}"
-            figures.append(Markup(plots.line_plot(lines, axis_label, metric["label"], name, alt, mark)))
+            level = STATIC_COLLAPSE_ALARM if metric["name"] == "static_collapse" else None
+            figures.append(Markup(plots.line_plot(lines, axis_label, metric["label"], name, alt, mark, level)))
     return figures
 
 
@@ -144,13 +148,14 @@ def _clip(path: Path, alt: str) -> dict[str, str]:
         raise HarnessError(f"{path}: missing; run `python -m harness compare {path.parent.parent.name}` again")
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
+        kind = Image.MIME[str(image.format)]
         image.seek(getattr(image, "n_frames", 1) // 2)
         stream = io.BytesIO()
         image.convert("RGB").save(stream, "PNG", optimize=True)
         width, height = image.size
     return {
         "alt": alt,
-        "moving": Markup(f"data:image/webp;base64,{base64.b64encode(data).decode()}"),
+        "moving": Markup(f"data:{kind};base64,{base64.b64encode(data).decode()}"),
         "still": Markup(f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"),
         "width": str(width),
         "height": str(height),

@@ -81,10 +81,13 @@ def card_interval(result: Result, model: str, metric: str) -> Interval | None:
 
 
 def strongest_baseline(results: Results, arm: str, group: str, metric: str, confidence: float) -> Side | None:
-    """The best model of a baseline group on a metric (by its mean over seeds), or None when no card has the metric.
+    """The best model of a baseline group on a metric (by its mean over seeds), or None when no card has the metric, or
+    the experiment not the group.
 
     Only models that take no more forwards than the student count.
     """
+    if group == "causal_sft" and not results.causal_sft:
+        return None
     allowed = forwards(next(iter(results.arms[arm].values())), "student")
     sources = {m: _source(results, arm, m) for m in BASELINES[group]}
     fair = [m for m, source in sources.items() if forwards(source, m) <= allowed]
@@ -101,17 +104,18 @@ def forwards(result: Result, model: str) -> float:
 
 def _source(results: Results, arm: str, model: str) -> Result:
     """A result whose card has the model."""
-    if model in results.teacher.cards["models"]:
-        return results.teacher
+    if model in results.teachers[arm].cards["models"]:
+        return results.teachers[arm]
     return next(iter((results.arms[arm] if model == "init" else results.causal_sft).values()))
 
 
 def baseline_side(results: Results, arm: str, model: str, metric: str, confidence: float) -> Side | None:
-    """One baseline as a side: the arm's init and causal SFT have a value per seed, the teacher's models one for all."""
-    if model in results.teacher.cards["models"]:
-        interval = card_interval(results.teacher, model, metric)
+    """One baseline as a side: the arm's init and causal SFT have a value per seed, its teacher's models one for all."""
+    teacher = results.teachers[arm]
+    if model in teacher.cards["models"]:
+        interval = card_interval(teacher, model, metric)
         values = {} if interval is None else dict.fromkeys(results.arms[arm], interval.value)
-        label = results.teacher.cards["models"][model]["label"]
+        label = teacher.cards["models"][model]["label"]
     else:
         source = results.arms[arm] if model == "init" else results.causal_sft
         values = student_values(source, metric, model)

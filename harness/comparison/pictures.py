@@ -25,7 +25,7 @@ def write_all(comparisons: Mapping[str, Mapping[str, Any]], source: Path, folder
     for name, comparison in comparisons.items():
         if any(column["files"] for column in comparison["clips"]):
             atomic_write_bytes(folder / f"{name}_clips.webp", clip_grid(comparison, source / name))
-        if any(comparison["primary"] in row["metrics"] for row in comparison["models"]):
+        if any(views.level(comparison) in row["metrics"] for row in comparison["models"]):
             atomic_write_bytes(folder / f"{name}_models.png", model_picture(comparison))
 
 
@@ -36,6 +36,7 @@ def clip_grid(comparison: Mapping[str, Any], folder: Path) -> bytes:
     prompts = next((column["prompts"] for column in columns if len(column["prompts"]) >= rows), [""] * rows)
     cells = [[_frames(folder / column["files"][i]) for column in columns] for i in range(rows)]
     count = max(len(frames) for row in cells for frames in row)
+    moving, _ = max(zip(columns, cells[0]), key=lambda cell: len(cell[1]))  # a given image stands still
     still = _frame_of_labels([column["label"] for column in columns], prompts[:rows])
     images = []
     for k in range(count):
@@ -46,18 +47,20 @@ def clip_grid(comparison: Mapping[str, Any], folder: Path) -> bytes:
         images.append(image)
     stream = io.BytesIO()
     images[0].save(
-        stream, "WEBP", save_all=True, append_images=images[1:], duration=_duration(folder / columns[0]["files"][0]),
+        stream, "WEBP", save_all=True, append_images=images[1:], duration=_duration(folder / moving["files"][0]),
         loop=0, quality=82, method=4,
     )  # fmt: skip
     return stream.getvalue()
 
 
 def model_picture(comparison: Mapping[str, Any]) -> bytes:
-    """Every model's primary metric with its interval, as a PNG that reads on light and dark pages."""
-    primary = comparison["primary"]
-    metric = next(m for m in comparison["metrics"] if m["name"] == primary)
+    """What students and baselines are compared on, of every model with its interval, as a PNG that reads on light and
+    dark pages.
+    """
+    level = views.level(comparison)
+    metric = next(m for m in comparison["metrics"] if m["name"] == level)
     groups = views.grouped_models(comparison)
-    rows = [(row, group.arm) for group in groups for row in group.rows if primary in row["metrics"]]
+    rows = [(row, group.arm) for group in groups for row in group.rows if level in row["metrics"]]
     style = {**plots.STYLE, "axes.grid.axis": "x", "text.color": "#1c1e21"}
     muted: dict[Any, Any] = dict.fromkeys(("axes.labelcolor", "xtick.labelcolor"), "#5b6067")
     quiet: dict[Any, Any] = dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), "#d8d4ca")
@@ -65,7 +68,7 @@ def model_picture(comparison: Mapping[str, Any]) -> bytes:
         figure = Figure(figsize=(8.4, 0.34 * len(rows) + 0.9), dpi=144, layout="constrained", facecolor="#fcfbf8")
         axes = figure.add_subplot()
         for y, (row, arm) in enumerate(rows):
-            m = row["metrics"][primary]
+            m = row["metrics"][level]
             color = COLORS[arm % len(COLORS)] if arm is not None and row["model"] == "student" else "#5b6067"
             if m["low"] is not None:
                 axes.hlines(y, m["low"], m["high"], color=color, linewidth=5, alpha=0.35)

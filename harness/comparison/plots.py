@@ -57,9 +57,17 @@ class Line:
 
 
 def line_plot(
-    lines: Sequence[Line], x_label: str, y_label: str, name: str, alt: str, mark_x: float | None = None
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    name: str,
+    alt: str,
+    mark_x: float | None = None,
+    mark_y: float | None = None,
 ) -> str:
-    """Curves, one per run; a vertical mark where runs are compared. `name` makes its ids unique on a page."""
+    """Curves, one per run; a vertical mark where runs are compared, a horizontal one at a limit. `name` makes its ids
+    unique on a page.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(x_label, y_label)
         for line in lines:
@@ -77,6 +85,8 @@ def line_plot(
             )
         if mark_x is not None:
             axes.axvline(mark_x, color=INK, dashes=(1, 2), linewidth=1.1)
+        if mark_y is not None:
+            axes.axhline(mark_y, color=INK, dashes=(6, 2), linewidth=1.1)
         return _svg(figure, name, alt)
 
 

@@ -65,6 +65,8 @@ def experiment_page(
         curves=figures.curve_figures(comparison, figures.read_curves(folder / "curves.csv")),
         frames=figures.frame_figures(comparison),
         clips=figures.clip_table(comparison, folder),
+        level=views.level(comparison),
+        teachers=views.own_teachers(comparison),
         models=figures.model_strips(comparison),
         shared=views.shared_runs(declaration["name"], comparisons),
         cost=views.total_cost([comparison]),

@@ -11,6 +11,8 @@ from typing import Any
 from attrs import field, frozen
 
 from harness.comparison.declaration import Declaration, flatten
+from harness.config.load import resolve_target
+from harness.config.structure import to_dict
 from harness.errors import HarnessError
 from harness.io import read_json
 
@@ -36,6 +38,11 @@ class Result:
     quality: list[Row] = field(factory=list)
     history: list[Row] = field(factory=list)
 
+    @property
+    def given(self) -> list[Path]:
+        """The images that the shown clips were given, one for each prompt; empty in text to video."""
+        return [self.folder / file for file in self.cards.get("given", [])]
+
     def metric(self, model: str, name: str) -> float | None:
         """A metric's value on a model's card, or None when the card lacks it."""
         entry = self.cards["models"].get(model, {}).get("metrics", {}).get(name)
@@ -47,15 +54,32 @@ class Results:
     """Everything that one comparison reads."""
 
     arms: dict[str, dict[int, Result]]  # arm → seed → result
-    causal_sft: dict[int, Result]
-    teacher: Result
+    causal_sft: dict[int, Result]  # empty where there is no such baseline
+    teachers: dict[str, Result]  # arm → its own teacher; arms may share one
+    implied: tuple[str, ...] = ()  # settings in which arms differ because of a varied one
 
     def __iter__(self) -> Iterator[Result]:
         """All results: the arms', then the baselines'."""
         for seeds in self.arms.values():
             yield from seeds.values()
         yield from self.causal_sft.values()
-        yield self.teacher
+        yield from self.distinct_teachers.values()
+
+    @property
+    def distinct_teachers(self) -> dict[str, Result]:
+        """The different teachers by their targets, in the order of the arms."""
+        return {teacher.target: teacher for teacher in self.teachers.values()}
+
+    def taught_by(self, target: str) -> list[str]:
+        """The arms that a teacher teaches."""
+        return [arm for arm, teacher in self.teachers.items() if teacher.target == target]
+
+    def shared(self, arm: str) -> frozenset[str]:
+        """Targets whose cost is nobody's, since every run of the arm starts after them: its own teacher, and the runs
+        that this one started from.
+        """
+        teacher = self.teachers[arm]
+        return frozenset([teacher.target, *(parent["target"] for parent in teacher.manifest.get("parents", []))])
 
 
 def read_results(declaration: Declaration, root: Path) -> Results:
@@ -69,21 +93,40 @@ def read_results(declaration: Declaration, root: Path) -> Results:
         arm: {seed: read(declaration.target(arm, seed), "run") for seed in declaration.seeds}
         for arm in declaration.arms
     }
-    sft = {seed: read(f"causal_sft/seed{seed}", "causal_sft") for seed in declaration.seeds}
-    teacher = read("teacher", "teacher")
+    group = declaration.baselines.causal_sft
+    sft = {} if group is None else {seed: read(f"{group}/seed{seed}", "causal_sft") for seed in declaration.seeds}
+    own = {arm: declaration.baselines.teacher_of(arm) for arm in declaration.arms}
+    teachers = {target: read(target, "teacher") for target in dict.fromkeys(own.values())}
     name = declaration.name
     again = f"run `dvc repro experiments/{name}/dvc.yaml`"
     _refuse(read.problems, f"comparison of {name}: results are missing or broken; {again}")
-    results = Results(arms=arms, causal_sft=sft, teacher=teacher)
+    results = Results(
+        arms=arms,
+        causal_sft=sft,
+        teachers={arm: teachers[target] for arm, target in own.items()},
+        implied=implied_settings(declaration, root),
+    )
     problems = [
         *ad_hoc_runs(results),
         *stale_runs(declaration, results.arms),
-        *protocol_differences(results),
+        *protocol_differences(results, "rollout.image_conditioning" in declaration.varied),
         *uncounted_parents(results.arms),
         *twins(results.arms),
     ]
     _refuse(problems, f"comparison of {name} refused; {again} to make the results anew")
     return results
+
+
+def implied_settings(declaration: Declaration, root: Path) -> tuple[str, ...]:
+    """Settings in which the arms' declared configurations differ, beyond the varied ones: a preset sets others together
+    with `rollout.image_conditioning`.
+    """
+    configs = [
+        flatten(to_dict(resolve_target(declaration.target(arm, declaration.seeds[0]), root)))
+        for arm in declaration.arms
+    ]
+    keys = set().union(*configs) - set(declaration.varied)
+    return tuple(sorted(key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)))
 
 
 def ad_hoc_runs(results: Iterable[Result]) -> list[str]:
@@ -112,36 +155,60 @@ def stale_runs(declaration: Declaration, arms: Mapping[str, Mapping[int, Result]
     return problems
 
 
-def protocol_differences(results: Iterable[Result]) -> list[str]:
-    """Keys in which the evaluation protocols of the cards differ from the first card's."""
+def protocol_differences(results: Iterable[Result], image_varied: bool = False) -> list[str]:
+    """Keys in which the evaluation protocols of the cards differ from the first card's.
+
+    Where the arms may differ in whether clips were given an image (`image_varied`), what a protocol says of images is
+    compared with the first card of the same kind.
+    """
     results = list(results)
-    first, problems = results[0], []
-    reference = flatten(first.cards["protocol"])
-    for result in results[1:]:
+    problems = []
+    first_of: dict[bool, Result] = {}
+    for result in results:
+        alike = first_of.setdefault(_has_image(result), result) if image_varied else results[0]
+        references = {"image": alike}
         protocol = flatten(result.cards["protocol"])
-        for key in sorted(set(reference) | set(protocol)):
-            if reference.get(key) != protocol.get(key):
+        for key in sorted({*protocol, *flatten(results[0].cards["protocol"]), *flatten(alike.cards["protocol"])}):
+            reference = references.get(key.split(".")[0], results[0])
+            wanted = flatten(reference.cards["protocol"]).get(key)
+            if protocol.get(key) != wanted:
                 problems.append(
                     f"{result.folder}/cards.json: protocol.{key}: {protocol.get(key)!r}, "
-                    f"but {reference.get(key)!r} in {first.folder}/cards.json; such numbers do not compare"
+                    f"but {wanted!r} in {reference.folder}/cards.json; such numbers do not compare"
                 )
     return problems
 
 
+def _has_image(result: Result) -> bool:
+    """Whether a run is image to video."""
+    return result.manifest.get("config", {}).get("rollout", {}).get("image_conditioning", "none") != "none"
+
+
 def uncounted_parents(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:
-    """Runs that started from a causal SFT which their manifest does not list: its compute could not be counted."""
+    """Runs that started from a causal SFT which their manifest does not list, or that list a run without its compute:
+    it could not be counted.
+    """
     problems = []
     for result in (result for seeds in arms.values() for result in seeds.values()):
         manifest = result.manifest
         listed = {parent["target"]: parent.get("compute") for parent in manifest.get("parents", [])}
         unknown = [target for target, compute in listed.items() if not compute]
-        if manifest.get("config", {}).get("init", {}).get("kind") == "causal_sft":
-            unknown += [] if any(target.startswith("causal_sft/") for target in listed) else ["causal_sft"]
+        start = _causal_sft_start(manifest.get("config", {}))
+        unknown += [start] if start is not None and start not in listed else []
         if unknown:
             problems.append(
                 f"{result.folder}/manifest.json: parents: the compute of {', '.join(unknown)} is not recorded"
             )
     return problems
+
+
+def _causal_sft_start(config: Mapping[str, Any]) -> str | None:
+    """The target of the causal SFT that a run started from; None where it started from another one."""
+    init = config.get("init", {})
+    if init.get("kind") != "causal_sft":
+        return None
+    folder = init.get("path") or "checkpoints/causal_sft"
+    return f"{folder.strip('/').removeprefix('checkpoints/')}/seed{config.get('seed')}"
 
 
 def twins(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:

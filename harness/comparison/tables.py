@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -13,9 +13,10 @@ from harness.comparison.declaration import Declaration, flatten, within
 from harness.comparison.judge import baseline_side, card_interval, gain, student_values
 from harness.comparison.results import REQUIRED_MODELS, Result, Results
 from harness.comparison.statistics import intervals_apart, mean_interval, sign_flip_p, t_test_p
-from harness.config.metrics import METRICS
+from harness.config.metrics import METRICS, STATIC_COLLAPSE_ALARM
 
 Table = list[dict[str, Any]]
+REAL = ("real", "codec")  # models that are no networks
 
 
 def paired_table(declaration: Declaration, results: Results) -> Table:
@@ -47,17 +48,44 @@ def paired_table(declaration: Declaration, results: Results) -> Table:
 
 
 def models_table(declaration: Declaration, results: Results) -> Table:
-    """Every model side by side: floor, ceiling, teacher full and cut, causal SFT, then each arm's init and student."""
-    rows = [
-        _model_row(declaration, name, "teacher", {0: results.teacher}, single=True)
-        for name in REQUIRED_MODELS["teacher"]
-    ]
-    rows += [_model_row(declaration, name, "causal_sft", results.causal_sft) for name in REQUIRED_MODELS["causal_sft"]]
+    """Every model side by side: floor, ceiling, each teacher full and cut, causal SFT, then each arm's init and
+    student.
+    """
+    rows = []
+    for name in REQUIRED_MODELS["teacher"]:
+        of_teachers = [_teacher_row(declaration, results, name, target) for target in results.distinct_teachers]
+        rows += [_merged(of_teachers)] if name in REAL else of_teachers
+    if results.causal_sft:
+        rows += [
+            _model_row(declaration, name, "causal_sft", results.causal_sft) for name in REQUIRED_MODELS["causal_sft"]
+        ]
     for arm, seeds in results.arms.items():
         for name in REQUIRED_MODELS["run"]:
             row = _model_row(declaration, name, arm, seeds)
             rows.append({**row, "arm": arm, "label": _arm_label(declaration, arm, name)})
     return rows
+
+
+def _teacher_row(declaration: Declaration, results: Results, name: str, target: str) -> dict[str, Any]:
+    row = _model_row(declaration, name, target, {0: results.distinct_teachers[target]}, single=True)
+    if name in REAL or len(results.distinct_teachers) == 1:
+        return row
+    arms = ", ".join(declaration.arms[arm].label for arm in results.taught_by(target))
+    return {**row, "label": f"{row['label']} ({arms})"}
+
+
+def _merged(rows: Table) -> dict[str, Any]:
+    """Real clips are the same on every teacher's card: the first one's row, with what only another card measured."""
+    metrics = {name: interval for row in reversed(rows) for name, interval in row["metrics"].items()}
+    return {**rows[0], "metrics": metrics}
+
+
+def level_metric(primary: str, metrics: Iterable[str], models: Iterable[Mapping[str, Any]]) -> str:
+    """What students and baselines are compared on: the primary metric, or the first that a baseline has as well (a
+    student's distance from its own teacher is no property of the teacher).
+    """
+    baselines = [row for row in models if row["model"] != "student"]
+    return next((m for m in (primary, *metrics) if any(m in row["metrics"] for row in baselines)), primary)
 
 
 def _arm_label(declaration: Declaration, arm: str, model: str) -> str:
@@ -92,10 +120,11 @@ def _model_row(
     }
 
 
-def against_baselines(declaration: Declaration, results: Results) -> Table:
-    """Each student against each baseline on the primary metric: gain over seeds, and whether intervals are apart."""
-    metric, confidence, table = declaration.primary, declaration.analysis.confidence, []
-    baselines = (*REQUIRED_MODELS["teacher"], *REQUIRED_MODELS["causal_sft"], "init")
+def against_baselines(declaration: Declaration, results: Results, metric: str) -> Table:
+    """Each student against each baseline on a metric: gain over seeds, and whether intervals are apart."""
+    confidence, table = declaration.analysis.confidence, []
+    trained = REQUIRED_MODELS["causal_sft"] if results.causal_sft else ()
+    baselines = (*REQUIRED_MODELS["teacher"], *trained, "init")
     for arm, seeds in results.arms.items():
         student = student_values(seeds, metric)
         if not student:
@@ -137,7 +166,9 @@ def guardrails(declaration: Declaration, results: Results) -> Table:
 
 
 def by_frame(results: Results) -> dict[str, Any]:
-    """Quality by frame index: metric → models → one list per seed. Only metrics that every arm's card has."""
+    """Quality by frame index: metric → models → one list per seed (or teacher). Only metrics that every arm's card
+    has.
+    """
     shared = set(METRICS)
     for seeds in results.arms.values():
         for result in seeds.values():
@@ -146,9 +177,10 @@ def by_frame(results: Results) -> dict[str, Any]:
     for metric in (name for name in METRICS if name in shared):
         models: dict[str, Any] = {}
         for name in ("real", "teacher"):
-            series = results.teacher.cards["models"][name].get("by_frame", {}).get(metric)
+            cards = [teacher.cards["models"][name] for teacher in results.distinct_teachers.values()]
+            series = [card["by_frame"][metric] for card in cards if card.get("by_frame", {}).get(metric)]
             if series:
-                models[name] = [series]
+                models[name] = series[:1] if name == "real" else series
         for arm, seeds in results.arms.items():
             models[arm] = [result.cards["models"]["student"]["by_frame"][metric] for result in seeds.values()]
         table[metric] = models
@@ -156,7 +188,9 @@ def by_frame(results: Results) -> dict[str, Any]:
 
 
 def settings(declaration: Declaration, results: Results) -> dict[str, Any]:
-    """What differs between the arms' resolved configurations, and what they share."""
+    """What differs between the arms' resolved configurations, and what they share. `implied` are the differences that
+    the varied settings bring with them; `undeclared` those that nothing declared explains.
+    """
     configs = {
         arm: {k: v for k, v in flatten(next(iter(seeds.values())).manifest["config"]).items() if k != "seed"}
         for arm, seeds in results.arms.items()
@@ -165,20 +199,41 @@ def settings(declaration: Declaration, results: Results) -> dict[str, Any]:
     values = {key: {arm: config.get(key) for arm, config in configs.items()} for key in keys}
     differ = {key: of for key, of in values.items() if any(v != next(iter(of.values())) for v in of.values())}
     shared = {key: next(iter(of.values())) for key, of in values.items() if key not in differ}
-    return {"differ": differ, "shared": shared, "undeclared": sorted(set(differ) - set(declaration.varied))}
+    implied = [key for key in results.implied if key in differ]
+    undeclared = sorted(set(differ) - set(declaration.varied) - set(implied))
+    return {"differ": differ, "shared": shared, "undeclared": undeclared, **({"implied": implied} if implied else {})}
 
 
 def budget(declaration: Declaration, results: Results) -> dict[str, Any]:
     """What was asked and what was measured per run, and whether the declared unit came out equal."""
-    runs = [_budget_row(arm, seed, r) for arm, seeds in results.arms.items() for seed, r in seeds.items()]
+    runs = [
+        _budget_row(arm, seed, r, results.shared(arm))
+        for arm, seeds in results.arms.items()
+        for seed, r in seeds.items()
+    ]
     unit, tolerance = declaration.budget.unit, declaration.budget.tolerance
     values = [run[unit] for run in runs]
     equal = within(values, tolerance)
-    return {"unit": unit, "tolerance": tolerance, "equal": equal, "low": min(values), "high": max(values), "runs": runs}
+    found = {"unit": unit, "tolerance": tolerance, "equal": equal, "low": min(values), "high": max(values)}
+    teachers = _teachers_cost(results)
+    return {**found, "runs": runs, **({"teachers": teachers} if len(teachers) > 1 else {})}
 
 
-def _budget_row(arm: str, seed: int, result: Result) -> dict[str, Any]:
-    manifest, own, before = result.manifest, own_compute(result), parents_compute(result)
+def _teachers_cost(results: Results) -> Table:
+    """What each teacher's own training cost, which no arm's compute includes."""
+    return [
+        {
+            "target": target,
+            "arms": results.taught_by(target),
+            "after": [parent["target"] for parent in teacher.manifest.get("parents", [])],
+            **own_compute(teacher),
+        }
+        for target, teacher in results.distinct_teachers.items()
+    ]
+
+
+def _budget_row(arm: str, seed: int, result: Result, shared: Collection[str]) -> dict[str, Any]:
+    manifest, own, before = result.manifest, own_compute(result), parents_compute(result, shared)
     total = {axis: own[axis] + before[axis] for axis in AXES}
     return {
         "arm": arm,
@@ -194,9 +249,41 @@ def _budget_row(arm: str, seed: int, result: Result) -> dict[str, Any]:
     }
 
 
+def static_collapse(results: Results) -> Table:
+    """Where the monitor watched motion against the own teacher's: per run its number of readings, the lowest one, and
+    those at which the alarm fired.
+    """
+    table = []
+    for arm, seeds in results.arms.items():
+        for seed, result in seeds.items():
+            readings = [
+                {"update": int(row["update"]), "value": row["static_collapse"]}
+                for row in result.quality
+                if "update" in row and "static_collapse" in row
+            ]
+            if readings:
+                lowest = min(reading["value"] for reading in readings)
+                fired = [reading for reading in readings if reading["value"] < STATIC_COLLAPSE_ALARM]
+                table.append({"arm": arm, "seed": seed, "readings": len(readings), "lowest": lowest, "fired": fired})
+    return table
+
+
+def protocol(results: Results) -> dict[str, Any]:
+    """The evaluation's protocol; an entry that differs between teachers has a value under each one's target."""
+    cards = {target: teacher.cards["protocol"] for target, teacher in results.distinct_teachers.items()}
+    first = next(iter(cards.values()))
+    keys = dict.fromkeys(key for card in cards.values() for key in card)
+    return {
+        key: first[key]
+        if all(key in card and card[key] == first.get(key) for card in cards.values())
+        else {target: card.get(key) for target, card in cards.items()}
+        for key in keys
+    }
+
+
 def provenance(results: Results) -> Table:
-    """Where every number comes from: one row per result."""
-    rows = []
+    """Where every number comes from: one row per result, then what is known of runs that only their children name."""
+    rows, named = [], {}
     for result in results:
         manifest = result.manifest
         git = manifest.get("git") or {}
@@ -212,4 +299,11 @@ def provenance(results: Results) -> Table:
                 "compute": manifest.get("compute"),
             }
         )
+        named |= {parent["target"]: parent for parent in manifest.get("parents", [])}
+    known = {row["target"] for row in rows}
+    empty = dict.fromkeys(rows[0])
+    for target in sorted(named.keys() - known):
+        parent = named[target]
+        own = {key: parent.get(key) for key in ("fingerprint", "compute")}
+        rows.append({**empty, "target": target, **own, "parents": []})
     return rows

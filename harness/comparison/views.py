@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from harness.config.metrics import METRICS
+from harness.comparison.tables import level_metric
+from harness.config.metrics import METRICS, STATIC_COLLAPSE_ALARM
 
 Comparison = Mapping[str, Any]
 GROUPS = {
@@ -116,6 +117,53 @@ def scale_of(intervals: Iterable[Mapping[str, Any]], include: Sequence[float] = 
     return low - room, high + room
 
 
+def level(comparison: Comparison) -> str:
+    """The metric that students and baselines are compared on."""
+    metrics = [metric["name"] for metric in comparison["metrics"]]
+    return level_metric(comparison["primary"], metrics, comparison["models"])
+
+
+def own_teachers(comparison: Comparison) -> list[Mapping[str, Any]]:
+    """The teachers with what their training cost, where arms have different ones; else nothing."""
+    return comparison["budget"].get("teachers", [])
+
+
+def teacher_in_words(comparison: Comparison, teacher: Mapping[str, Any]) -> str:
+    """What one of several teachers cost, and what it started from."""
+    labels = {arm["name"]: arm["label"] for arm in comparison["arms"]}
+    after = f", after {' and '.join(teacher['after'])}" if teacher["after"] else ""
+    taught = ", ".join(labels[arm] for arm in teacher["arms"])
+    cost = f"{number(teacher['teraflops'])} TFLOP, {number(teacher['device_seconds'])} device seconds"
+    return f"{teacher['target']} (of {taught}): {cost}{after}"
+
+
+def collapse_lines(comparison: Comparison) -> list[str]:
+    """A line for every run at whose readings the static-collapse alarm fired."""
+    labels = {arm["name"]: arm["label"] for arm in comparison["arms"]}
+    lines = []
+    for run in comparison.get("static_collapse", ()):
+        if not run["fired"]:
+            continue
+        updates = [str(reading["update"]) if reading["update"] else "0 (before training)" for reading in run["fired"]]
+        at = f"at update{'s' if len(updates) > 1 else ''} {', '.join(updates)}"
+        lines.append(
+            f"Static collapse in {labels[run['arm']]}, seed {run['seed']}, {at}: after their first frame the clips "
+            f"moved only {number(run['lowest'])} times as much as the teacher's "
+            f"(alarm below {STATIC_COLLAPSE_ALARM:g}; {len(updates)} of {run['readings']} readings)."
+        )
+    return lines
+
+
+def watched_in_words(comparison: Comparison) -> str:
+    """How many runs the static-collapse alarm watched, and in how many it fired; nothing where it watched none."""
+    runs = comparison.get("static_collapse", ())
+    if not runs:
+        return ""
+    fired, lowest = sum(bool(run["fired"]) for run in runs), number(min(run["lowest"] for run in runs))
+    alarm = f"The static-collapse alarm (below {STATIC_COLLAPSE_ALARM:g}) watched {len(runs)} runs"
+    return f"{alarm} and fired in {fired}; the lowest reading is {lowest}."
+
+
 def against_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The students' gains with a row per baseline and a cell per arm."""
     models = dict.fromkeys(row["model"] for row in comparison["against"])
@@ -125,6 +173,8 @@ def against_rows(comparison: Comparison) -> list[dict[str, Any]]:
     for model in models:
         found = [cells.get((model, arm)) for arm in arms]
         label = "its own init" if model == "init" else next(cell["label"] for cell in found if cell)
+        if own_teachers(comparison) and model in GROUPS["Teacher"]:
+            label = f"{label}, each arm's own"
         rows.append({"label": label, "cells": found})
     return rows
 

@@ -38,14 +38,17 @@ PARAMS = {
                 "frames": 33,
                 "clips": {"train": 8, "validation": 8, "test": 8},
             },
-            "encoders": {},
+            "encoders": {"image_encoder": "random_clip"},
             "evaluators": {"steps": 10},
             "evaluation": {},
             "run": RUN,
+            "i2v": {"model": "tiny-i2v", "teacher": "checkpoints/teacher_i2v"},
         }
     },
 }
 PROTOCOL = {"prompts_sha256": "ab" * 32, "clips": 128, "repeats": 1, "seeds": [1234], "frames": 33, "size": [24, 24]}
+IMAGE = {"given": "first frames", "sha256": "34" * 32}  # what the protocol of an image-to-video card says
+COST = {"teacher": 500.0, "teacher_i2v": 120.0}  # TFLOP; 80 for other parents
 FVD = {"two_stage": [51.0, 52.0, 53.0], "one_stage": [62.0, 62.5, 64.0]}
 PROMPTS = [f"a {c} 3 moving {d} slowly" for c, d in (("red", "left"), ("green", "up"), ("blue", "down"), ("red", "up"))]
 
@@ -63,6 +66,22 @@ def metrics(fvd: float) -> dict:
         "saturation": 1.0,
     }
     return {name: {"value": v, "low": v - 0.01 * fvd, "high": v + 0.01 * fvd} for name, v in values.items()}
+
+
+def of_image(fvd: float) -> dict:
+    """Metrics of clips that were given an image."""
+    values = {
+        "first_frame_psnr": 30.0 - fvd / 10,
+        "first_frame_ssim": 1.0 - fvd / 400,
+        "image_identity": 1.0 - fvd / 300,
+    }
+    return {name: {"value": v, "low": v - 0.01, "high": v + 0.01} for name, v in values.items()}
+
+
+def against_teacher(start: float, value: float, teacher: float) -> dict:
+    """Metrics of a student against its own teacher."""
+    values = {"static_collapse": 0.9, "fvd_gap": (value - teacher) / (start - teacher)}
+    return {name: {"value": v, "low": v - 0.01, "high": v + 0.01} for name, v in values.items()}
 
 
 def webp(color: tuple[int, int, int], frames: int = 6) -> bytes:
@@ -105,6 +124,14 @@ class World:
         change(document)
         path.write_text(json.dumps(document))
 
+    def set_motion(self, target: str, values: dict[int, float]) -> None:
+        """Change the readings of `static_collapse` at some updates."""
+        path = self.root / "results" / target / "quality.csv"
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        for row in rows:
+            row["static_collapse"] = values.get(int(row["update"]), row["static_collapse"])
+        path.write_text(table(rows))
+
     def write_baselines(self) -> None:
         values = {"real": 18.0, "codec": 22.0, "teacher": 49.0, "teacher_cut_cfg": 98.0, "teacher_cut": 110.0}
         self.write("teacher", {name: (value, 2) for name, value in values.items()}, parents=[], flops=500.0)
@@ -130,10 +157,37 @@ class World:
                     curve=(start + 0.5 * seed, value),
                 )
 
-    def write(self, target: str, models: dict, parents: list[str], flops: float, curve=None) -> None:
+    def write_image_teacher(self) -> None:
+        values = {"real": 18.0, "codec": 22.0, "teacher": 40.0, "teacher_cut_cfg": 80.0, "teacher_cut": 90.0}
+        models = {name: (value, 2) for name, value in values.items()}
+        self.write("teacher_i2v", models, parents=["teacher"], flops=120.0, image=True)
+
+    def write_students(self, experiment: str, arm: str, parents: str, start: float, end: float, flops=200.0) -> None:
+        """Three seeds of one arm; `parents` holds `{seed}` where it does."""
+        image, teacher = arm != "t2v", 49.0 if arm == "t2v" else 40.0
+        for seed in (0, 1, 2):
+            value = end + 0.5 * seed
+            self.write(
+                f"{experiment}/{arm}/seed{seed}",
+                {"student": (value, 6), "init": (start, 6)},
+                parents=parents.format(seed=seed).split(),
+                flops=flops,
+                curve=(start, value),
+                image=image,
+                more={"student": against_teacher(start, value, teacher)},
+            )
+
+    def write(
+        self, target: str, models: dict, parents: list[str], flops: float, curve=None, image=False, more=None
+    ) -> None:
         folder = self.root / "results" / target
         (folder / "clips").mkdir(parents=True, exist_ok=True)
-        cards = {"schema": 1, "target": target, "protocol": PROTOCOL, "prompts": PROMPTS, "models": {}}
+        protocol = {**PROTOCOL, "image": IMAGE} if image else PROTOCOL
+        cards = {"schema": 1, "target": target, "protocol": protocol, "prompts": PROMPTS, "models": {}}
+        if image:
+            cards["given"] = [f"clips/given_{k}.png" for k in range(4)]
+            for k, name in enumerate(cards["given"]):
+                Image.new("RGB", (24, 24), (60 + 40 * k, 90, 10)).save(folder / name)
         for i, (name, (fvd, forwards)) in enumerate(models.items()):
             clips = []
             for k in range(4):
@@ -142,7 +196,7 @@ class World:
             cards["models"][name] = {
                 "label": name.replace("_", " "),
                 "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2},
-                "metrics": metrics(fvd),
+                "metrics": {**metrics(fvd), **(of_image(fvd) if image else {}), **(more or {}).get(name, {})},
                 "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
                 "denoiser_forwards_per_video": forwards,
                 "clips": clips,
@@ -152,7 +206,7 @@ class World:
         (folder / "timing.json").write_text(json.dumps({"schema": 1, "target": target, "models": times}))
         (folder / "manifest.json").write_text(json.dumps(self._manifest(target, parents, flops)))
         if curve:
-            (folder / "quality.csv").write_text(quality(*curve, flops=flops))
+            (folder / "quality.csv").write_text(quality(*curve, flops=flops, watched=more is not None))
 
     def _manifest(self, target: str, parents: list[str], flops: float) -> dict:
         config = to_dict(resolve_target(target, self.root))
@@ -169,8 +223,8 @@ class World:
                     "target": p,
                     "fingerprint": p,
                     "compute": {
-                        "teraflops": 500.0 if p == "teacher" else 80.0,
-                        "device_seconds": 250.0 if p == "teacher" else 40.0,
+                        "teraflops": COST.get(p, 80.0),
+                        "device_seconds": COST.get(p, 80.0) / 2,
                     },
                 }
                 for p in parents
@@ -193,13 +247,19 @@ class World:
         }
 
 
-def quality(start: float, end: float, flops: float) -> str:
-    """A monitor file: five readings on a straight line from `start` to `end`."""
-    stream = io.StringIO()
+def quality(start: float, end: float, flops: float, watched: bool = False) -> str:
+    """A monitor file: five readings on a straight line from `start` to `end`; `watched` by the alarm or not."""
     rows = []
     for k in range(5):
         values = {name: entry["value"] for name, entry in metrics(start + (end - start) * k / 4).items()}
+        values |= {"static_collapse": 0.6 + 0.1 * k} if watched else {}
         rows.append({"update": 10 * k, "teraflops": flops * k / 4, "device_seconds": flops * k / 8, **values})
+    return table(rows)
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as CSV text."""
+    stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -220,3 +280,23 @@ def template(tmp_path_factory) -> World:
 def world(template, tmp_path) -> World:
     """A copy that a test may change. Two stages are better by about 11 in each seed, and cost 80 TFLOP more."""
     return template.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def image_template(tmp_path_factory) -> World:
+    """The project with both experiments on images, made once."""
+    world = World(tmp_path_factory.mktemp("image_template"))
+    world.write_baselines()
+    world.write_image_teacher()
+    world.write_students("i2v_vs_t2v", "t2v", "teacher", start=125.0, end=87.0)
+    world.write_students("i2v_vs_t2v", "i2v", "teacher_i2v", start=120.0, end=56.0, flops=220.0)
+    for arm, end in {"channels": 60.0, "first_latent": 58.0, "both": 52.0}.items():
+        parents = f"teacher_i2v causal_sft_i2v/{arm}/seed{{seed}}"
+        world.write_students("i2v_conditioning", arm, parents, start=70.0, end=end)
+    return world
+
+
+@pytest.fixture
+def image_world(image_template, tmp_path) -> World:
+    """A copy that a test may change. Half of the way is left in text to video, a fifth in image to video."""
+    return image_template.copy(tmp_path / "project")

@@ -10,6 +10,7 @@ from harness.errors import HarnessError
 from harness.io import read_json
 
 NAME = "two_stage_vs_one_stage"
+IMAGES, WAYS = "i2v_vs_t2v", "i2v_conditioning"
 
 
 def files(folder) -> dict[str, bytes]:
@@ -84,3 +85,67 @@ def test_the_comparison_is_handed_to_the_tracker(world, monkeypatch):
     monkeypatch.setattr(compare, "publish", lambda make, root: published.append((make(), root)))
     main(NAME, world.root)
     assert published == [((NAME, world.root), world.root)]
+
+
+def columns_of(world, name) -> dict[str, dict]:
+    return {column["name"]: column for column in read_json(main(name, world.root) / "comparison.json")["clips"]}
+
+
+def test_given_images_stand_first_and_beside_every_teacher_and_arm(image_world):
+    columns = columns_of(image_world, IMAGES)
+    names = ["given", "real", "teacher-t2v", "cut_teacher-t2v", "teacher-i2v", "cut_teacher-i2v", "t2v", "i2v"]
+    assert list(columns) == names
+    assert columns["given"]["files"] == [f"clips/given_{i}.png" for i in range(4)]
+    assert [name for name, column in columns.items() if column.get("given")] == [
+        "teacher-i2v",
+        "cut_teacher-i2v",
+        "i2v",
+    ]
+    assert columns["teacher-i2v"]["label"] == "teacher (Image to video)"
+    assert columns["cut_teacher-t2v"]["label"] == "teacher cut cfg (Text to video)"
+    folder = image_world.root / "comparisons" / IMAGES
+    for name, target in (("given", f"{IMAGES}/i2v/seed0"), ("real", "teacher"), ("teacher-i2v", "teacher_i2v")):
+        for file in columns[name]["files"]:
+            own = file.replace("-i2v", "")
+            assert (folder / file).read_bytes() == (image_world.root / "results" / target / own).read_bytes()
+
+
+def test_a_shared_image_teacher_has_one_column(image_world):
+    columns = columns_of(image_world, WAYS)
+    assert list(columns) == ["given", "real", "teacher", "cut_teacher", "channels", "first_latent", "both"]
+    assert columns["real"].get("given") is None
+
+
+def test_a_given_image_that_is_gone(image_world):
+    (image_world.root / "results" / IMAGES / "i2v" / "seed0" / "clips" / "given_1.png").unlink()
+    with pytest.raises(HarnessError, match=r"given_1\.png: the card names this clip"):
+        main(IMAGES, image_world.root)
+
+
+def test_text_to_video_says_nothing_of_images(world):
+    comparison = read_json(main(NAME, world.root) / "comparison.json")
+    assert "static_collapse" not in comparison
+    assert "baselines" not in comparison["declaration"]
+    assert "implied" not in comparison["settings"]
+    assert "teachers" not in comparison["budget"]
+    assert not any("given" in (column["name"], *column) for column in comparison["clips"])
+
+
+def test_declared_baselines_are_stated(image_world):
+    comparison = read_json(main(IMAGES, image_world.root) / "comparison.json")
+    wanted = {"teacher": {"t2v": "teacher", "i2v": "teacher_i2v"}, "causal_sft": None}
+    assert comparison["declaration"]["baselines"] == wanted
+    assert {row["model"] for row in comparison["against"]} >= {"teacher_cut_cfg", "init"}
+
+
+def test_the_alarm_is_on_the_terminal(image_world, capsys):
+    main(IMAGES, image_world.root)
+    print_verdicts(image_world.root)
+    assert "Static collapse" not in capsys.readouterr().out
+    image_world.set_motion(f"{IMAGES}/i2v/seed2", {0: 0.2, 20: 0.31})
+    main(IMAGES, image_world.root)
+    print_verdicts(image_world.root)
+    text = capsys.readouterr().out
+    assert "[!] Static collapse in Image to video, seed 2, at updates 0 (before training), 20: after their" in text
+    assert "moved only 0.2 times as much as the teacher's (alarm below 0.5; 2 of 5 readings)." in text
+    assert text.count("Static collapse") == 1

@@ -22,6 +22,54 @@ def test_shipped_declarations_are_right(world, name):
     assert {h.than for h in declaration.hypotheses} >= {"own_init", "cut_teacher", "causal_sft"}
 
 
+@pytest.mark.parametrize("name", ["i2v_vs_t2v", "i2v_conditioning"])
+def test_shipped_declarations_on_images_are_right(world, name):
+    declaration = load_declaration(name, world.root)
+    assert len(declaration.seeds) >= 3
+    assert declaration.groups == ("own_init", "cut_teacher")
+    teachers = {arm: declaration.baselines.teacher_of(arm) for arm in declaration.arms}
+    assert set(teachers.values()) == ({"teacher", "teacher_i2v"} if name == "i2v_vs_t2v" else {"teacher_i2v"})
+    assert teachers.get("t2v", "teacher") == "teacher"
+
+
+def test_the_usual_baselines_need_no_words(world):
+    declaration = load_declaration(NAME, world.root)
+    assert declaration.baselines.teacher_of("two_stage") == "teacher"
+    assert declaration.groups == ("own_init", "cut_teacher", "causal_sft")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda d: d["baselines"].update(teacher="teachr"), "baselines.teacher: expected `teacher` or `teacher_i2v`"),
+        (lambda d: d["baselines"].update(teacher={}), "baselines.teacher: expected `teacher` or `teacher_i2v`"),
+        (lambda d: d["baselines"].update(teacher={"i2v": "teacher_i2v"}), "must name a target for ['t2v']"),
+        (lambda d: d["baselines"]["teacher"].update(i2w="teacher"), "baselines.teacher.i2w: `i2w` is not an arm"),
+        (lambda d: d["baselines"].update(causal_sft="causal_sft_i2v/all"), "`causal_sft_i2v/all/seed<N>` names no run"),
+        (lambda d: d["baselines"].update(causal=None), "unknown key"),
+        (
+            lambda d: d["hypotheses"][1].update(than="causal_sft"),
+            "hypotheses.1.than: `causal_sft` has no results here: `baselines.causal_sft` is null",
+        ),
+        (
+            lambda d: d.pop("baselines"),
+            "arm i2v is distilled from checkpoints/teacher_i2v, but would be held against `teacher`",
+        ),
+        (lambda d: d["baselines"].update(teacher="teacher_i2v"), "arm t2v is distilled from checkpoints/teacher, but"),
+    ],
+)
+def test_each_mistake_in_baselines_is_named(world, change, expected):
+    assert expected in refused(world, change, "i2v_vs_t2v")
+
+
+@pytest.mark.parametrize("name", ["real", "teacher", "given", "own_init"])
+def test_an_arm_is_not_called_as_what_stands_beside_it(world, name):
+    def change(d):
+        d["arms"][name] = d["arms"].pop("one_stage")
+
+    assert f"arms.{name}: is the name of a baseline" in refused(world, change)
+
+
 def test_unknown_experiment_names_the_known_ones(world):
     with pytest.raises(HarnessError, match="did you mean `two_stage_vs_one_stage`"):
         load_declaration("two_stages_vs_one_stage", world.root)

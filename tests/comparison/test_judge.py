@@ -8,8 +8,8 @@ from harness.comparison.results import read_results
 NAME = "two_stage_vs_one_stage"
 
 
-def verdicts(world) -> dict:
-    declaration = load_declaration(NAME, world.root)
+def verdicts(world, name=NAME) -> dict:
+    declaration = load_declaration(name, world.root)
     comparison, _ = compare(declaration, read_results(declaration, world.root))
     return {h["name"]: h for h in comparison["hypotheses"]}
 
@@ -132,3 +132,35 @@ def test_p_values_are_adjusted_over_all_tests_of_the_experiment(world):
     smallest = min(tests, key=lambda on: on["p_t"])
     assert smallest["p_holm"] == pytest.approx(6 * smallest["p_t"])
     assert sorted(tests, key=lambda on: on["p_t"]) == sorted(tests, key=lambda on: on["p_holm"])
+
+
+def test_the_share_of_the_way_is_judged_on_both_axes(image_world):
+    h = verdicts(image_world, "i2v_vs_t2v")["an_image_speeds_up"]
+    assert h["on"]["updates"]["outcome"] == "supported"
+    assert h["on"]["updates"]["gains"] == pytest.approx([0.3, 0.5 + 0.5 / 76 - 16.5 / 80, 0.5 + 1 / 76 - 17 / 80])
+    # image to video has spent 220 TFLOP at its end: at 200 it has done ten elevenths of its way
+    assert h["on"]["teraflops"]["budget"] == 200.0
+    assert h["on"]["teraflops"]["gains"][0] == pytest.approx(0.5 - (1 - 0.8 * 10 / 11))
+    assert h["summary"] == "supported at equal generator updates and at equal measured compute"
+
+
+def test_an_arm_is_held_against_its_own_teacher(image_world):
+    results = read_results(load_declaration("i2v_vs_t2v", image_world.root), image_world.root)
+    sides = {arm: strongest_baseline(results, arm, "cut_teacher", "fvd", 0.95) for arm in results.arms}
+    assert {arm: side.interval.value for arm, side in sides.items()} == {"t2v": 98.0, "i2v": 80.0}
+    assert strongest_baseline(results, "i2v", "causal_sft", "fvd", 0.95) is None
+    assert strongest_baseline(results, "i2v", "own_init", "fvd", 0.95).interval.value == 120.0
+
+
+def test_ways_to_give_the_image_reach_verdicts(image_world):
+    found = verdicts(image_world, "i2v_conditioning")
+    assert {name: h["on"]["updates"]["outcome"] for name, h in found.items()} == {
+        "both_beat_channels": "supported",
+        "both_beat_first_latent": "supported",
+        "both_keep_the_image": "supported",
+        "both_beat_their_init": "supported",
+        "both_beat_the_cut_teacher": "supported",
+    }
+    assert found["both_beat_channels"]["on"]["teraflops"]["outcome"] == "supported"
+    assert found["both_beat_the_cut_teacher"]["against"] == "teacher_cut_cfg"
+    assert found["both_beat_the_cut_teacher"]["on"]["updates"]["gains"] == pytest.approx([28.0, 27.5, 27.0])

@@ -53,3 +53,10 @@ def test_inline_drops_the_prologue():
     assert inline('<?xml version="1.0"?><svg viewBox="0 0 1 1" xmlns="x"><g id="a"/></svg>', "n", "alt").startswith(
         "<svg class"
     )
+
+
+def test_limits_are_drawn():
+    plain = line_plot(LINES, "x", "y", "f", "alt")
+    marked = line_plot(LINES, "x", "y", "f", "alt", mark_y=2.5)
+    assert marked.count("var(--ink)") == plain.count("var(--ink)") + 1
+    ElementTree.fromstring(marked)

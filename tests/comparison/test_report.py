@@ -189,6 +189,71 @@ def test_a_third_experiment_is_a_third_folder(built):
     assert 'href="three_starts.html"' in pages(built)["reports/index.html"].decode()
 
 
+@pytest.fixture(scope="module")
+def image_pages(image_template, tmp_path_factory) -> dict[str, str]:
+    """The pages of both experiments on images; the alarm fired in one run."""
+    world = image_template.copy(tmp_path_factory.mktemp("image_pages") / "project")
+    world.set_motion("i2v_vs_t2v/i2v/seed1", {20: 0.31})
+    for name in ("i2v_vs_t2v", "i2v_conditioning"):
+        compare.main(name, world.root)
+    folder = report.main(world.root).parent
+    return {page.stem: page.read_text() for page in folder.glob("*.html")}
+
+
+def words(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_given_images_are_the_first_column(image_pages):
+    for page, columns in ((image_pages["i2v_vs_t2v"], 8), (image_pages["i2v_conditioning"], 7)):
+        row = re.search(r'<table class="clips">.*?<tbody>\s*<tr>(.*?)</tr>', page, re.DOTALL)[1]
+        cells = re.findall(r'<td><img class="moving" src="data:image/(\w+);', row)
+        assert cells == ["png"] + ["webp"] * (columns - 1)
+        head = re.search(r'<table class="clips">\s*<thead>(.*?)</thead>', page, re.DOTALL)[1]
+        assert re.findall(r'<th scope="col">([^<]+)', head)[0] == "Given image"
+        assert head.count("given the image") == (3 if columns == 8 else 5)
+
+
+def test_the_alarm_is_on_the_page_of_its_experiment_alone(image_pages):
+    text = words(image_pages["i2v_vs_t2v"])
+    assert "Static collapse in Image to video, seed 1, at update 20: after their first frame" in text
+    assert "watched 6 runs and fired in 1; the lowest reading is 0.31." in text
+    assert '<p class="warn">Static collapse in' in image_pages["i2v_vs_t2v"]
+    text = words(image_pages["i2v_conditioning"])
+    assert "Static collapse in" not in text
+    assert "watched 9 runs and fired in 0" in text
+
+
+def test_curves_of_images_are_drawn(image_pages):
+    for name, metrics in {
+        "i2v_vs_t2v": ["fvd_gap", "fvd", "static_collapse"],
+        "i2v_conditioning": ["fvd", "conditional_distance", "static_collapse"],
+    }.items():
+        ids = re.findall(r'id="curve-(\w+)-update-figure_1"', image_pages[name])
+        assert ids == metrics
+        assert len(re.findall(r'id="curve-(\w+)-teraflops-figure_1"', image_pages[name])) == len(metrics)
+
+
+def test_different_teachers_are_explained(image_pages):
+    text = words(image_pages["i2v_vs_t2v"])
+    assert "TFLOP after each arm’s own teacher)" in text
+    assert "teacher_i2v (of Image to video): 120 TFLOP, 60 device seconds, after teacher." in text
+    assert "The preset sets others together with these: model, teacher." in text
+    assert "Undeclared differences" not in text
+    assert "Image to video misses the full teacher by 16.5 on Fréchet video distance" in text
+    assert "teacher cut cfg, each arm's own" in words(image_pages["i2v_vs_t2v"]).replace("&#39;", "'")
+    assert "counts from the run’s own reading before training" in text
+    shared = words(image_pages["i2v_conditioning"])
+    assert "TFLOP after the teacher)" in shared
+    assert "each arm’s own" not in shared
+
+
+def test_labels_of_image_metrics_are_on_the_page(image_pages):
+    for label in ("Given image&#39;s identity kept", "First frame against the given image"):
+        assert label in image_pages["i2v_conditioning"]
+    assert "Share of the way to the teacher that is left" in image_pages["i2v_vs_t2v"]
+
+
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no Chromium here")
 def test_in_a_browser(built, tmp_path):
     sources = [built.root / "reports" / f"{name}.html" for name in ("index", *NAMES)]

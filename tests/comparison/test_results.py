@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from harness.comparison.declaration import load_declaration
@@ -5,11 +7,12 @@ from harness.comparison.results import read_results, read_rows
 from harness.errors import HarnessError
 
 NAME = "two_stage_vs_one_stage"
+IMAGES, WAYS = "i2v_vs_t2v", "i2v_conditioning"
 
 
-def refused(world) -> str:
+def refused(world, name=NAME) -> str:
     with pytest.raises(HarnessError) as caught:
-        read_results(load_declaration(NAME, world.root), world.root)
+        read_results(load_declaration(name, world.root), world.root)
     return str(caught.value)
 
 
@@ -58,10 +61,97 @@ def test_two_arms_that_are_one_run_are_refused(world):
 
 def test_a_parent_whose_compute_is_unknown_is_refused(world):
     world.edit(f"{NAME}/two_stage/seed2/manifest.json", lambda manifest: manifest["parents"].pop())
-    assert "two_stage/seed2/manifest.json: parents: the compute of causal_sft is not recorded" in refused(world)
+    text = "two_stage/seed2/manifest.json: parents: the compute of causal_sft/seed2 is not recorded"
+    assert text in refused(world)
 
 
 def test_rows_leave_out_what_is_no_number(tmp_path):
     path = tmp_path / "quality.csv"
     path.write_text("update,fvd,note\n0,nan,start\n10,61.5,ok\n")
     assert read_rows(path) == [{"update": 0.0}, {"update": 10.0, "fvd": 61.5}]
+
+
+def test_every_arm_has_its_own_teacher(image_world):
+    results = read_results(load_declaration(IMAGES, image_world.root), image_world.root)
+    assert {arm: teacher.target for arm, teacher in results.teachers.items()} == {
+        "t2v": "teacher",
+        "i2v": "teacher_i2v",
+    }
+    assert [result.target for result in results][6:] == ["teacher", "teacher_i2v"]
+    assert results.taught_by("teacher_i2v") == ["i2v"]
+    assert results.shared("t2v") == {"teacher"}
+    assert results.shared("i2v") == {"teacher", "teacher_i2v"}
+
+
+def test_without_the_baseline_no_causal_sft_is_read(image_world):
+    shutil.rmtree(image_world.root / "results" / "causal_sft")
+    results = read_results(load_declaration(WAYS, image_world.root), image_world.root)
+    assert results.causal_sft == {}
+    assert [result.target for result in results][-1] == "teacher_i2v"
+    assert results.taught_by("teacher_i2v") == ["channels", "first_latent", "both"]
+
+
+def test_another_group_of_causal_sft_can_be_the_baseline(image_world):
+    image_world.edit_declaration(lambda d: d["baselines"].update(causal_sft="causal_sft_i2v/both"), WAYS)
+    for seed in (0, 1, 2):
+        models = dict.fromkeys(("causal_sft", "causal_sft_euler", "causal_sft_cfg"), (61.0, 6))
+        image_world.write(f"causal_sft_i2v/both/seed{seed}", models, parents=["teacher_i2v"], flops=80.0, image=True)
+    results = read_results(load_declaration(WAYS, image_world.root), image_world.root)
+    assert [result.target for result in results.causal_sft.values()] == [
+        f"causal_sft_i2v/both/seed{n}" for n in range(3)
+    ]
+
+
+def test_a_missing_second_teacher_is_listed(image_world):
+    (image_world.root / "results" / "teacher_i2v" / "cards.json").unlink()
+    assert "teacher_i2v/cards.json: missing" in refused(image_world, IMAGES)
+
+
+def test_protocols_may_differ_in_the_image_where_it_is_varied_only(image_world):
+    read_results(load_declaration(IMAGES, image_world.root), image_world.root)  # T2V cards have no such entry
+    image_world.write_arms()
+    image_world.edit(f"{NAME}/one_stage/seed1/cards.json", lambda card: card["protocol"].update(image={"given": "x"}))
+    assert "one_stage/seed1/cards.json: protocol.image.given: 'x', but None in" in refused(image_world)
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "expected"),
+    [
+        (
+            "i2v/seed1",
+            lambda p: p["image"].update(sha256="other"),
+            "i2v/seed1/cards.json: protocol.image.sha256: 'other'",
+        ),
+        ("i2v/seed2", lambda p: p.pop("image"), "i2v/seed2/cards.json: protocol.image.given: None, but 'first frames'"),
+        ("t2v/seed2", lambda p: p.update(image={"given": "x"}), "t2v/seed2/cards.json: protocol.image.given: 'x'"),
+        ("i2v/seed0", lambda p: p.update(clips=64), "i2v/seed0/cards.json: protocol.clips: 64, but 128 in"),
+    ],
+)
+def test_given_images_must_be_the_same(image_world, target, change, expected):
+    image_world.edit(f"{IMAGES}/{target}/cards.json", lambda card: change(card["protocol"]))
+    assert expected in refused(image_world, IMAGES)
+
+
+def test_the_teacher_was_given_the_same_images(image_world):
+    image_world.edit("teacher_i2v/cards.json", lambda card: card["protocol"]["image"].update(sha256="other"))
+    assert "teacher_i2v/cards.json: protocol.image.sha256" in refused(image_world, IMAGES)
+    assert "teacher_i2v/cards.json: protocol.image.sha256" in refused(image_world, WAYS)
+
+
+def test_the_causal_sft_of_an_arm_and_seed_must_be_counted(image_world):
+    def mistaken(manifest):
+        manifest["parents"][1]["target"] = "causal_sft_i2v/both/seed0"
+
+    image_world.edit(f"{WAYS}/channels/seed0/manifest.json", lambda manifest: manifest["parents"].pop())
+    image_world.edit(f"{WAYS}/both/seed1/manifest.json", mistaken)
+    image_world.edit(f"{WAYS}/both/seed2/manifest.json", lambda m: m["parents"][1].update(compute=None))
+    text = refused(image_world, WAYS)
+    assert "channels/seed0/manifest.json: parents: the compute of causal_sft_i2v/channels/seed0 is not" in text
+    assert "both/seed1/manifest.json: parents: the compute of causal_sft_i2v/both/seed1 is not" in text
+    assert "both/seed2/manifest.json: parents: the compute of causal_sft_i2v/both/seed2 is not" in text
+
+
+def test_settings_that_come_with_a_varied_one_are_known(image_world):
+    results = read_results(load_declaration(IMAGES, image_world.root), image_world.root)
+    assert results.implied == ("model", "teacher")
+    assert read_results(load_declaration(WAYS, image_world.root), image_world.root).implied == ("model",)

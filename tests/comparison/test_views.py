@@ -34,3 +34,34 @@ def test_scale_holds_all_values():
     )
     assert low < 0.0
     assert high > 3.0
+
+
+ARMS = [{"name": "a", "label": "First"}, {"name": "b", "label": "Second"}]
+
+
+def watched(**fired) -> dict:
+    runs = [
+        {"arm": arm, "seed": 0, "readings": 3, "lowest": min(found.values(), default=0.8),
+         "fired": [{"update": update, "value": value} for update, value in found.items()]}
+        for arm, found in fired.items()
+    ]  # fmt: skip
+    return {"arms": ARMS, "static_collapse": runs}
+
+
+def test_the_alarm_in_words():
+    assert views.collapse_lines({"arms": ARMS}) == []
+    assert views.watched_in_words({"arms": ARMS}) == ""
+    comparison = watched(a={}, b={34: 0.25})
+    assert views.collapse_lines(comparison) == [
+        "Static collapse in Second, seed 0, at update 34: after their first frame the clips moved only 0.25 times as "
+        "much as the teacher's (alarm below 0.5; 1 of 3 readings)."
+    ]
+    text = "The static-collapse alarm (below 0.5) watched 2 runs and fired in 1; the lowest reading is 0.25."
+    assert views.watched_in_words(comparison) == text
+
+
+def test_a_teacher_in_words():
+    teacher = {"target": "teacher_i2v", "arms": ["b"], "after": ["teacher"], "teraflops": 9.0, "device_seconds": 60.0}
+    text = "teacher_i2v (of Second): 9 TFLOP, 60 device seconds, after teacher"
+    assert views.teacher_in_words({"arms": ARMS}, teacher) == text
+    assert views.teacher_in_words({"arms": ARMS}, {**teacher, "after": []}) == text.removesuffix(", after teacher")
