@@ -1,8 +1,8 @@
 """The one training entry.
 
-`python harness/train.py --target T [--wait]` trains a declared run (`teacher`, `causal_sft/seed0`,
-`<experiment>/<arm>/seed<N>`); `composer harness/train.py CONFIG.yaml key.sub=value …` trains an ad hoc one into
-`runs/<name>/`. Both train in `.work/runs/<fingerprint>/`, go on there after an interruption, and copy the finished run
+`python harness/train.py --target T [--wait]` trains a declared run (`teacher`, `causal_sft/seed0`, `teacher_i2v`,
+`causal_sft_i2v/<way>/seed<N>`, `<experiment>/<arm>/seed<N>`); `composer harness/train.py CONFIG.yaml key.sub=value …`
+trains an ad hoc one into `runs/<name>/`. Both train in `.work/runs/<fingerprint>/`, go on there after an interruption, and copy the finished run
 to where it was asked for.
 """
 
@@ -20,7 +20,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):  # a script: modules are
 from harness.config.load import resolve_file, resolve_target
 from harness.errors import HarnessError
 from harness.training.fingerprint import fingerprint
-from harness.training.inputs import TEACHER, input_digests
+from harness.training.inputs import TEACHERS, input_digests
 from harness.training.request import Request
 from harness.training.run_store import follow, held, launch_name, materialize, run_folder
 
@@ -54,7 +54,8 @@ def run(request: Request, root: Path, *, wait: bool, rank: int, world_size: int)
 
     Raises HarnessError for whatever the user can mend.
     """
-    if request.target == "teacher" and not request.is_ad_hoc and request.config.teacher != TEACHER:
+    trained_here = TEACHERS.get(request.target, request.config.teacher)
+    if not request.is_ad_hoc and request.config.teacher != trained_here:
         if rank == 0:
             from harness.training.pretrained import import_teacher  # needs torch
 

@@ -20,9 +20,7 @@ def table_levels(rows: Tensor, config: SFTConfig) -> tuple[Tensor, Tensor]:
 
 
 def after_clean_first(sigma: Tensor, frames: int) -> Tensor:
-    """Noise levels per frame `[B, F]` of a clip whose first frame is given: 0 there, `sigma` `[B]` or `[B, F − 1]` after
-    it.
-    """
+    """Give noise levels per frame `[B, F]` where the first is given: 0 there, then `sigma` `[B]` or `[B, F − 1]`."""
     rest = sigma[:, None].expand(-1, frames - 1) if sigma.ndim == 1 else sigma
     return torch.cat([torch.zeros_like(rest[:, :1]), rest], dim=1)
 

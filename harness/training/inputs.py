@@ -10,7 +10,10 @@ from harness.errors import HarnessError
 from harness.formats.folders import model_folder
 from harness.io import digest, directory_digest, read_json, sha256_file
 
-TEACHER = "checkpoints/teacher"  # of a preset that trains its teacher; any other is pretrained
+TEACHERS = {  # target → where a preset that trains its teacher finds it; any other is pretrained
+    "teacher": "checkpoints/teacher",
+    "teacher_i2v": "checkpoints/teacher_i2v",
+}
 EVALUATORS = Path("checkpoints/evaluators")
 ENCODERS = Path("checkpoints/encoders")
 HUB = {  # preset of the network → where Wan's authors publish it
@@ -55,7 +58,7 @@ def init_folder(config: RunConfig, root: Path) -> Path | None:
         case "teacher":
             return teacher_folder(config, root)
         case "causal_sft":
-            return root / "checkpoints" / "causal_sft" / f"seed{config.seed}" / "model"
+            return root / (config.init.path or "checkpoints/causal_sft") / f"seed{config.seed}" / "model"
         case "checkpoint":
             folder = root / str(config.init.path)
             return model_folder(folder) or folder
@@ -84,13 +87,23 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
         return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
-    if folder == root / "checkpoints/teacher/model":
-        return "run `dvc repro teacher`"
+    for target, trained in TEACHERS.items():
+        if folder in (root / trained, root / trained / "model"):
+            return f"run `dvc repro {target}`"
     if folder == teacher_folder(config, root) and not config.teacher.startswith("checkpoints/"):
         return f"run `{import_command(config)}`"
     if name == "init" and config.init.kind == "causal_sft":
-        return f"run `python harness/train.py --target causal_sft/seed{config.seed}` (or `dvc repro`)"
+        target = checkpoint_target(folder.parent, root)
+        if target is not None:
+            return f"run `python harness/train.py --target {target}` (or `dvc repro`)"
     return f"expected a model folder as diffusers writes it; fetch it, or correct `{name}`"
+
+
+def checkpoint_target(checkpoint: Path, root: Path) -> str | None:
+    """The run whose checkpoint a folder is, by its place: `checkpoints/<target>`; None for any other folder."""
+    if not checkpoint.is_relative_to(root / "checkpoints"):
+        return None
+    return checkpoint.relative_to(root / "checkpoints").as_posix()
 
 
 def input_digests(config: RunConfig, root: Path) -> dict[str, str]:
@@ -124,10 +137,9 @@ def parents(config: RunConfig, root: Path) -> list[dict[str, Any]]:
     for name, folder in input_folders(config, root).items():
         if name not in ("teacher", "init"):
             continue
-        checkpoint = folder.parent
-        if not checkpoint.is_relative_to(root / "checkpoints"):
+        target = checkpoint_target(folder.parent, root)
+        if target is None:
             continue
-        target = checkpoint.relative_to(root / "checkpoints").as_posix()
         manifest = root / "results" / target / "manifest.json"
         if manifest.is_file():
             content = read_json(manifest)

@@ -17,14 +17,19 @@ from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
 from harness.models.presets import build_model, geometry
+from harness.models.widening import image_channels, widen
 from harness.seeding import seed_for
 from harness.training.inputs import critic_folder, init_folder, teacher_folder
 
-INPUTS = ("in_channels", "out_channels", "text_dim", "patch_size")  # what all networks of a run must have in common
+COMMON = ("out_channels", "text_dim", "patch_size")  # what all networks of a run must have in common
+SIZE = ("num_layers", "num_attention_heads", "attention_head_dim")
 
 
 def initial_generator(config: RunConfig, root: Path) -> CausalWan:
     """The generator before training: random weights named by the seed, or those of the declared folder.
+
+    A text-to-video network where `model` names an image-to-video one is widened: it computes what it did, until it is
+    trained.
 
     Raises:
         HarnessError: the folder is missing, damaged, or holds a model of another size.
@@ -34,15 +39,58 @@ def initial_generator(config: RunConfig, root: Path) -> CausalWan:
         with torch.random.fork_rng():
             torch.manual_seed(seed_for(config.seed, "init"))
             return build_model(config.model)
-    return _checked(load_model(folder, dtype=torch.float32), config, folder)
+    model = _require(load_model(folder, dtype=torch.float32), config, folder, (*SIZE, *COMMON))
+    if geometry(config.model).image_dim is not None and model.config["image_dim"] is None:
+        model = _widened(model, config, folder)
+    return _require(model, config, folder, ("in_channels", "image_dim"))
 
 
-def _checked(model: CausalWan, config: RunConfig, folder: Path) -> CausalWan:
-    return _require(model, config, folder, ("num_layers", "num_attention_heads", "attention_head_dim", *INPUTS))
+def _widened(model: CausalWan, config: RunConfig, folder: Path) -> CausalWan:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(config.seed, "widen"))
+        try:
+            return widen(model, geometry(config.model))
+        except HarnessError as error:
+            raise HarnessError(f"{folder / 'config.json'}: {error} (`model: {config.model}`)") from error
 
 
-def _same_inputs(model: CausalWan, config: RunConfig, folder: Path) -> CausalWan:
-    return _require(model, config, folder, INPUTS)
+def _score_network(model: CausalWan, config: RunConfig, folder: Path) -> CausalWan:
+    """A critic or teacher of any size. Raises HarnessError unless it reads the batches of this run.
+
+    Of the image it reads tokens and `y` in image to video, whatever way the generator is given it; nothing else.
+    """
+    _require(model, config, folder, COMMON)
+    reads, wanted = model.config["image_dim"] is not None, config.rollout.has_image
+    if reads != wanted:
+        way = config.rollout.image_conditioning
+        raise HarnessError(
+            f"{folder / 'config.json'}: image_dim is {model.config['image_dim']}, but rollout.image_conditioning is "
+            f"{way}: critic and teacher must be {'image' if wanted else 'text'}-to-video networks; name another folder "
+            f"in `teacher` or `critic`"
+        )
+    own = geometry(config.model)
+    channels = _plain_channels(own.in_channels, own.out_channels, own.image_dim)
+    found = _plain_channels(model.config["in_channels"], own.out_channels, model.config["image_dim"])
+    if found != channels:
+        raise HarnessError(
+            f"{folder / 'config.json'}: in_channels is {model.config['in_channels']}, of which {found} are no image "
+            f"channels; `model: {config.model}` has {channels}: choose the preset that made it, or another folder"
+        )
+    return model
+
+
+def _plain_channels(in_channels: int, out_channels: int, image_dim: int | None) -> int:
+    """Input channels besides those of the image: the noisy latent, and positions."""
+    return in_channels - image_channels(out_channels, image_dim)
+
+
+def _same_image(critic: CausalWan, teacher: CausalWan, folder: Path) -> None:
+    ours, theirs = critic.config["image_dim"], teacher.config["image_dim"]
+    if ours != theirs:
+        raise HarnessError(
+            f"{folder / 'config.json'}: image_dim is {ours}, the teacher's is {theirs}; they must read the same image "
+            "tokens: name another folder in `critic`"
+        )
 
 
 def _require(model: CausalWan, config: RunConfig, folder: Path, keys: Sequence[str]) -> CausalWan:
@@ -64,7 +112,7 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
     """The method with its networks, on the CPU, in float32.
 
     DMD's critic starts from the teacher's weights, or from those that `critic` names. Critic and teacher may be of
-    other sizes than the generator, but read the same latents and texts.
+    other sizes than the generator, but read the same latents and texts; in image to video both read the image.
 
     Raises:
         HarnessError: weights are missing or do not fit, or the attention back end cannot be used.
@@ -73,13 +121,17 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
     generator = initial_generator(config, root)
     set_backend(generator, config.attention_backend)
     if config.method == "sft":
-        return SFT(generator, config.sft)
+        return SFT(generator, config.sft, first_frame_given=config.rollout.first_frame_given)
     if config.method == "causal_sft":
-        return CausalSFT(generator, config.causal_sft, config.rollout.frames_per_block)
+        rollout = config.rollout
+        return CausalSFT(
+            generator, config.causal_sft, rollout.frames_per_block, first_frame_given=rollout.first_frame_given
+        )
     critic, score = (
-        _same_inputs(load_model(folder, dtype=torch.float32), config, folder)
+        _score_network(load_model(folder, dtype=torch.float32), config, folder)
         for folder in (critic_folder(config, root), teacher_folder(config, root))
     )
+    _same_image(critic, score, critic_folder(config, root))
     set_backend(critic, config.attention_backend)
     set_backend(score, config.attention_backend)
     return DMD(generator, critic, score, config.dmd, config.rollout)

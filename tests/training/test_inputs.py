@@ -3,9 +3,10 @@ import shutil
 import pytest
 from attrs import evolve
 
+from harness.config.load import resolve_target
 from harness.errors import HarnessError
 from harness.io import write_json
-from harness.training.inputs import input_digests, parents
+from harness.training.inputs import init_folder, input_digests, parents
 
 
 def test_names_everything_that_is_missing_and_what_makes_it(project, small_run):
@@ -66,3 +67,42 @@ def test_parents_are_the_runs_behind_the_weights(project, small_run):
         {"target": "teacher", "fingerprint": "f-teacher", "compute": {"teraflops": 2.0}},
     ]
     assert parents(evolve(config, teacher="pretrained/wan"), project) == parents(config, project)[:1]
+
+
+def test_image_to_video_runs_name_what_they_start_from(project):
+    shutil.rmtree(project / "checkpoints")
+    for target, command in (
+        ("teacher_i2v", r"checkpoints/teacher: no such folder \(init\); run `dvc repro teacher`"),
+        ("causal_sft_i2v/both/seed1", r"teacher_i2v/model: no such folder \(init\); run `dvc repro teacher_i2v`"),
+        ("causal_sft_i2v/first_latent/seed0", r"checkpoints/teacher: no such folder \(init\); run `dvc repro teacher`"),
+    ):
+        with pytest.raises(HarnessError, match=command):
+            input_digests(resolve_target(target, project), project)
+
+
+IMAGE_DMD = (
+    "rollout.image_conditioning=both",
+    "init.kind=causal_sft",
+    "init.path=checkpoints/causal_sft_i2v/both",
+    "seed=1",
+)
+
+
+def test_a_causal_start_may_be_named_by_its_folder(project, small_run):
+    config = small_run(project, "dmd", *IMAGE_DMD)
+    assert init_folder(config, project) == project / "checkpoints/causal_sft_i2v/both/seed1/model"
+    with pytest.raises(
+        HarnessError, match=r"\(init\); run `python harness/train.py --target causal_sft_i2v/both/seed1`"
+    ):
+        input_digests(config, project)
+
+
+def test_parents_of_an_image_to_video_run(project, small_run):
+    targets = ("teacher", "teacher_i2v", "causal_sft_i2v/both/seed1")
+    for target in targets:
+        write_json(project / "results" / target / "manifest.json", {"fingerprint": target, "compute": {}})
+    found = parents(small_run(project, "dmd", *IMAGE_DMD), project)
+    assert [parent["target"] for parent in found] == ["causal_sft_i2v/both/seed1", "teacher_i2v"]
+    assert [parent["target"] for parent in parents(resolve_target("teacher_i2v", project), project)] == ["teacher"]
+    way = resolve_target("causal_sft_i2v/first_latent/seed0", project)
+    assert [parent["target"] for parent in parents(way, project)] == ["teacher"]

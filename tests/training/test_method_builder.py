@@ -4,7 +4,7 @@ from attrs import asdict, evolve
 
 from harness.errors import HarnessError
 from harness.models.causal_wan import CausalWan
-from harness.models.checkpoint import save_model
+from harness.models.checkpoint import load_model, save_model
 from harness.models.presets import build_model, geometry
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
@@ -68,3 +68,83 @@ def test_a_critic_of_other_latents_is_refused(project, small_run):
     save_model(CausalWan(**{**asdict(geometry("tiny")), "num_layers": 1, "text_dim": 32}), project / "other")
     with pytest.raises(HarnessError, match=r"other/config.json: text_dim is 32, `model: tiny` has 64"):
         build_method(small_run(project, "dmd", "init.kind=teacher", "critic=other"), project)
+
+
+IMAGE = ("rollout.image_conditioning=channels", "init.kind=checkpoint", "init.path=checkpoints/teacher")
+
+
+def save_image_teacher(project, **changes):
+    torch.manual_seed(6)
+    shape = {**asdict(geometry("tiny-i2v")), **changes}
+    save_model(CausalWan(**shape), project / "checkpoints/teacher_i2v/model")
+
+
+def test_a_text_network_is_widened_to_the_image_model(project, small_run):
+    state = torch.get_rng_state()
+    config = small_run(project, "sft", *IMAGE)
+    first, again = (initial_generator(config, project) for _ in range(2))
+    assert same(first, again)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not same(first, initial_generator(evolve(config, seed=1), project))
+    original = load_model(project / "checkpoints/teacher/model")
+    assert torch.equal(first.patch_embedding.weight[:, :16], original.patch_embedding.weight[:, :16])
+    assert torch.equal(first.patch_embedding.weight[:, 36:], original.patch_embedding.weight[:, 16:])
+    assert torch.equal(first.proj_out.weight, original.proj_out.weight)
+    assert first.config["in_channels"] == 41
+
+
+@pytest.mark.parametrize("way", ["channels", "first_latent", "both"])
+def test_critic_and_teacher_read_the_image_whatever_the_generator_does(project, small_run, way):
+    save_image_teacher(project)
+    settings = (f"rollout.image_conditioning={way}", "init.kind=checkpoint", "init.path=checkpoints/teacher")
+    method = build_method(small_run(project, "dmd", *settings), project)
+    dims = {role: network.config["image_dim"] for role, network in method.networks().items()}
+    assert dims == {"generator": None if way == "first_latent" else 64, "critic": 64, "teacher": 64}
+
+
+def test_a_first_frame_that_is_given_reaches_supervised_training(project, small_run):
+    way = ("rollout.image_conditioning=first_latent", "init.kind=checkpoint", "init.path=checkpoints/teacher")
+    assert build_method(small_run(project, "sft", *way), project).first_frame_given
+    assert build_method(small_run(project, "causal_sft", *way), project).first_frame_given
+    assert not build_method(small_run(project, "causal_sft", *IMAGE), project).first_frame_given
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("teacher=checkpoints/teacher",), "image_dim is None.*channels: critic and teacher must be image-to-video"),
+        (("critic=checkpoints/teacher",), "image_dim is None.*channels: critic and teacher must be image-to-video"),
+        (("teacher=wide",), "in_channels is 42, of which 22 are no image channels; `model: tiny-i2v` has 21"),
+        (("critic=other",), "image_dim is 32, the teacher's is 64"),
+    ],
+)
+def test_scores_that_do_not_fit_an_image_run_are_refused(project, small_run, settings, words):
+    save_image_teacher(project)
+    tiny = {**asdict(geometry("tiny-i2v")), "num_layers": 1}
+    save_model(CausalWan(**{**tiny, "in_channels": 42}), project / "wide")
+    save_model(CausalWan(**{**tiny, "image_dim": 32}), project / "other")
+    with pytest.raises(HarnessError, match=words):
+        build_method(small_run(project, "dmd", *IMAGE, *settings), project)
+
+
+def test_an_image_teacher_of_a_text_run_is_refused(project, small_run):
+    save_image_teacher(project)
+    config = small_run(
+        project, "dmd", "teacher=checkpoints/teacher_i2v", "init.kind=checkpoint", "init.path=checkpoints/teacher"
+    )
+    with pytest.raises(HarnessError, match="image_dim is 64.*none: critic and teacher must be text-to-video"):
+        build_method(config, project)
+
+
+def test_a_network_that_cannot_be_widened_is_refused(project, small_run):
+    save_model(CausalWan(**{**asdict(geometry("tiny")), "in_channels": 16}), project / "flat")
+    config = small_run(project, "sft", "rollout.image_conditioning=channels", "init.kind=checkpoint", "init.path=flat")
+    with pytest.raises(HarnessError, match=r"flat/config.json: .*in_channels is 16, expected 21.*tiny-i2v"):
+        build_method(config, project)
+
+
+def test_an_image_network_is_no_text_generator(project, small_run):
+    save_image_teacher(project)
+    config = small_run(project, "sft", "init.kind=checkpoint", "init.path=checkpoints/teacher_i2v")
+    with pytest.raises(HarnessError, match="in_channels is 41, `model: tiny` has 21"):
+        build_method(config, project)

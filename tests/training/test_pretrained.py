@@ -1,6 +1,7 @@
 """A preset with a pretrained teacher, on tiny networks in the real folder layout."""
 
 import json
+import re
 import shlex
 import shutil
 
@@ -42,9 +43,9 @@ def pretrained(project, monkeypatch):
 
 def name_teacher(project, teacher):
     text = (project / "params.yaml").read_text()
-    line = "      teacher: checkpoints/teacher"
-    assert text.count(line) == 2
-    (project / "params.yaml").write_text(text.replace(line, f"      teacher: {teacher}"))
+    text, count = re.subn(r"(?m)^(      teacher:) checkpoints/teacher\b(?!_)", rf"\1 {teacher}", text)
+    assert count == 2
+    (project / "params.yaml").write_text(text)
 
 
 def import_teacher():
@@ -212,3 +213,16 @@ def test_a_run_names_the_command_for_wans_own_weights(project, small_run):
     )
     with pytest.raises(HarnessError, match=command):
         input_digests(config, project)
+
+
+def test_an_image_to_video_teacher_is_imported_too(pretrained, monkeypatch):
+    torch.manual_seed(1)
+    save_model(build_model("tiny-i2v", zero_output=False), pretrained / "downloaded/transformer")
+    import_checkpoint(ImportRequest(source="downloaded", out=pretrained / "pretrained/i2v", preset="tiny-i2v"))
+    text = (pretrained / "params.yaml").read_text()
+    assert text.count("teacher: checkpoints/teacher_i2v") == 2
+    (pretrained / "params.yaml").write_text(text.replace("checkpoints/teacher_i2v", "pretrained/i2v"))
+    assert train.main(["--target", "teacher_i2v"]) == 0
+    assert load_model(pretrained / "checkpoints/teacher_i2v/model").config["image_dim"] == 64
+    assert read_json(pretrained / "results/teacher_i2v/manifest.json")["config"]["teacher"] == "pretrained/i2v"
+    assert not (pretrained / "checkpoints/teacher").exists()
