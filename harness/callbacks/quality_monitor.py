@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.algorithms.generator_ema import GeneratorEMA
 from harness.algorithms.updates import UpdateOrder
 from harness.callbacks.compute_meter import ComputeMeter
 from harness.callbacks.table import Table
-from harness.config.metrics import better
+from harness.config.metrics import STATIC_COLLAPSE_ALARM, better
 
 COLUMNS = ("batch", "update", "teraflops", "device_seconds", "monitor_seconds")
 
@@ -29,7 +30,8 @@ SampleAndScore = Callable[[nn.Module], dict[str, float]]
 class QualityMonitor(Callback):
     """Samples with the averaged weights and scores: before training, every so many generator updates, and at the end.
 
-    The row of update 0 is the line to beat; it is not a candidate for the best weights.
+    The row of update 0 is the line to beat; it is not a candidate for the best weights. Where clips hardly move against
+    the teacher's (`static_collapse`), one line on standard error says so at that reading.
 
     sample_and_score   generator → metric values
     ema                gives the network with averaged weights
@@ -115,6 +117,8 @@ class QualityMonitor(Callback):
                 "monitor_seconds": round(seconds, 3),
             }
             self.table.append(row | {name: float(value) for name, value in values.items()})
+            if alarm := static_collapse_alarm(update, values):
+                print(alarm, file=sys.stderr, flush=True)
 
     def _is_better(self, values: dict[str, float]) -> bool:
         value = float(values[self.metric])
@@ -133,6 +137,17 @@ class QualityMonitor(Callback):
         self.best, self.since_best = state["best"], state["since_best"]
         if self.table is not None:
             self.table.truncate(state["rows"])
+
+
+def static_collapse_alarm(update: int, values: dict[str, float]) -> str | None:
+    """What to say of a reading whose clips stand still; None of any other."""
+    motion = values.get("static_collapse", math.nan)
+    if math.isnan(motion) or motion >= STATIC_COLLAPSE_ALARM:
+        return None
+    return (
+        f"ALARM static collapse at update {update}: after their first frame the clips move {motion:.2f} times as much "
+        f"as the teacher's (alarm below {STATIC_COLLAPSE_ALARM:g}); look at the sample clips"
+    )
 
 
 def _first_process_values(values: dict[str, float]) -> dict[str, float]:

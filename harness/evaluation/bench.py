@@ -16,6 +16,7 @@ from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import PromptSet, fixed_noise
 from harness.evaluation.samplers import Cost, ForwardCounter, Sampler, Stopwatch
 from harness.models.codec import VAE, decode_latents, encode_video, from_pixels, to_pixels
+from harness.models.denoiser import condition_for
 from harness.seeding import generator_for
 
 SHOWN = 6  # clips of each model that are kept for people to see
@@ -59,11 +60,18 @@ class Bench:
         for start in range(0, len(self.prompts), self.batch_size):
             stop = min(start + self.batch_size, len(self.prompts))
             noise = fixed_noise(self.seed, range(start, stop), self.shape, repeat).to(self.device)
-            condition = self.prompts.condition(start, stop).to(self.device)
+            condition = condition_for(model, self.prompts.condition(start, stop)).to(self.device)
             rng = generator_for(self.seed, "renoise", repeat, start)
             with watch, half:
                 latents = sampler(model, noise, condition, rng)
             yield start, latents.float()
+
+    def measure(self, start: int, video: Tensor) -> Measurements:
+        """What is seen in clips `[B, 3, F, H, W]` in [−1, 1] of the prompts from `start` on, against the images that
+        they were given.
+        """
+        images = self.prompts.first_frames
+        return self.evaluators.measure(video, None if images is None else np.stack(images[start : start + len(video)]))
 
     def run(self, model: nn.Module, sampler: Sampler, title: str, repeat: int = 0) -> Outcome:
         """Sample, decode and measure all fixed prompts."""
@@ -71,10 +79,10 @@ class Bench:
         denoiser, vae, parts, shown = Stopwatch(self.device), Stopwatch(self.device), [], []
         progress = Progress(title, len(self.prompts), silent=self.silent)
         with ForwardCounter(self.shape[1]).counting(model) as counter:
-            for _, latents in self.latents(model, sampler, repeat, denoiser):
+            for start, latents in self.latents(model, sampler, repeat, denoiser):
                 with vae:
                     video = decode_latents(self.vae, latents)
-                parts.append(self.evaluators.measure(video))
+                parts.append(self.measure(start, video))
                 shown += list(to_pixels(video[: SHOWN - len(shown)]))
                 progress.advance(len(video))
         cost = Cost(

@@ -15,7 +15,8 @@ from harness.config.schema import Gate
 from harness.errors import HarnessError
 from harness.evaluation.bench import Outcome
 from harness.evaluation.intervals import Estimate, pooled
-from harness.evaluation.media import animation, enlarge, scale_for
+from harness.evaluation.media import animation, enlarge, save_video, scale_for
+from harness.evaluation.own_teacher import Metrics, fvd_gap, static_collapse
 from harness.evaluation.panel import ClipSet, by_frame, measure_card
 from harness.evaluation.samplers import Sampler
 from harness.io import atomic_write_bytes
@@ -59,11 +60,21 @@ def model_block(
     return block | {"denoiser_forwards_per_video": round(sum(o.cost.forwards for o in outcomes) / clips, 6)}
 
 
-def timing_block(outcomes: list[Outcome], text_seconds: float) -> dict[str, Any]:
-    """Measured seconds per video: in all, and by part. `text_seconds` is what encoding one prompt took."""
+def add_against_teacher(models: dict[str, dict[str, Any]], teacher: Metrics) -> None:
+    """Add to the entries of a card what is measured against the metrics of the own teacher."""
+    for name, model in models.items():
+        metrics = model["metrics"]
+        found = {"static_collapse": static_collapse(metrics, teacher)}
+        if name == "student" and "init" in models:
+            found["fvd_gap"] = fvd_gap(metrics, models["init"]["metrics"], teacher)
+        metrics |= {metric: rounded(estimate) for metric, estimate in found.items() if estimate is not None}
+
+
+def timing_block(outcomes: list[Outcome], encoding: dict[str, float]) -> dict[str, Any]:
+    """Measured seconds per video: in all, and by part. `encoding` is what encoding one prompt took, and one image."""
     clips = sum(o.cost.clips for o in outcomes)
     seconds = {
-        "text": text_seconds,
+        **encoding,
         "denoiser": sum(o.cost.denoiser_seconds for o in outcomes) / clips,
         "vae": sum(o.cost.vae_seconds for o in outcomes) / clips,
     }
@@ -80,6 +91,18 @@ def write_clips(folder: Path, name: str, shown: list[np.ndarray], fps: float) ->
         path = f"clips/{name}_{i}.webp"
         factor = scale_for(*video.shape[1:3])
         atomic_write_bytes(folder / path, animation(enlarge(video, factor), fps, "webp"))
+        paths.append(path)
+    return paths
+
+
+def write_given(folder: Path, images: list[np.ndarray]) -> list[str]:
+    """Write the images that the shown clips were given, uint8 `[H, W, 3]`, enlarged as the clips are, as
+    `clips/given_<i>.png` in `folder`; returns their paths relative to it.
+    """
+    paths = []
+    for i, image in enumerate(images):
+        path = f"clips/given_{i}.png"
+        save_video(folder / path, enlarge(image[None], scale_for(*image.shape[:2])), fps=1)
         paths.append(path)
     return paths
 

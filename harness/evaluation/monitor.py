@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.config.metrics import OF_IMAGES
 from harness.config.schema import RunConfig
 from harness.data.mds import load_split
+from harness.errors import HarnessError
 from harness.evaluation.bench import Bench
 from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluators
+from harness.evaluation.own_teacher import teacher_metrics
 from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch
@@ -37,7 +40,14 @@ LOGGED = (
     "motion_energy",
     "diversity",
     "mode_coverage",
+    "first_frame_psnr",
+    "first_frame_ssim",
+    "image_identity",
+    "late_motion",
 )
+
+
+READ = ("latent", "attributes", "text")  # of the validation split
 
 
 def sampler_for(run: RunConfig) -> Sampler:
@@ -66,6 +76,7 @@ class Monitor:
         reference: ClipSet,
         latent_mean: float,  # of real latents
         latent_std: float,
+        teacher_motion: float | None = None,  # `late_motion` on the own teacher's card
         sampler: Sampler,
         shape: tuple[int, int, int, int],
         batch_size: int,
@@ -76,6 +87,7 @@ class Monitor:
         self.seed = seed_for(0, "monitor")
         self.shown = np.empty((0, 1, 1, 1, 3), np.uint8)  # first clips of the last call, `[N, F, H, W, 3]`
         self.reference, self.latent_mean, self.latent_std = reference, latent_mean, latent_std
+        self.teacher_motion = teacher_motion
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -96,21 +108,36 @@ class Monitor:
         model.eval()
         try:
             measured, latents, shown = [], [], []
-            for _, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
+            for start, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
                 latents.append(made.cpu())
                 video = decode_latents(bench.vae, made)
                 shown += list(to_pixels(video[: SHOWN - len(shown)]))
-                measured.append(self.evaluators.measure(video))
+                measured.append(bench.measure(start, video))
         finally:
             model.train(training)
         self.shown = np.stack(shown)
         values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
         kept = {name: values[name] for name in LOGGED if name in values}
+        if self.teacher_motion:
+            kept["static_collapse"] = values["late_motion"] / self.teacher_motion
         sampled, spread = torch.cat(latents), max(self.latent_std, 1e-9)
         return kept | {
             "latent_mean_shift": (float(sampled.mean()) - self.latent_mean) / spread,  # in standard deviations
             "latent_std_ratio": float(sampled.std()) / spread,  # above 1: saturation
         }
+
+
+def _check_metric(run: RunConfig, has_teacher: bool) -> None:
+    """Raise HarnessError if `monitor.metric` is one that this run's clips do not have."""
+    metric, why = run.monitor.metric, None
+    if metric in OF_IMAGES and not run.rollout.has_image:
+        why = "it is measured against a given image (rollout.image_conditioning)"
+    elif metric == "fvd_gap":
+        why = "it is known of finished runs only"
+    elif metric == "static_collapse" and not has_teacher:
+        why = f"there is no card of the teacher {run.teacher} to measure it against: run `python -m harness evaluate`"
+    if why is not None:
+        raise HarnessError(f"monitor.metric: {metric} cannot choose the best weights of this run: {why}; take fvd")
 
 
 def build_monitor(
@@ -123,12 +150,18 @@ def build_monitor(
     """A monitor of `run_config.monitor.clips` validation prompts. Loads everything once; each call then only
     samples and measures.
 
-    `data_folder` is the encoded data, beside the folder `clips` of what was encoded. Raises HarnessError when something
-    is missing, or when the validation split has too few clips.
+    `data_folder` is the encoded data, beside the folder `clips` of what was encoded; `evaluators_folder` is
+    `checkpoints/evaluators` of the project, whose `results` hold the teacher's card, if it has one. Raises HarnessError
+    when something is missing, when the validation split has too few clips, or when the best weights are to be chosen by
+    a metric that is not measured here.
     """
-    data = Path(data_folder)
-    prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames)
-    stored = load_split(data / "validation")
+    data, results = Path(data_folder), Path(evaluators_folder).parents[1] / "results"
+    image = run_config.rollout.has_image
+    teacher = None if run_config.method == "sft" else teacher_metrics(run_config, results)
+    motion = None if teacher is None else teacher.get("late_motion", {}).get("value")
+    _check_metric(run_config, has_teacher=bool(motion))
+    prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames, image=image)
+    stored = load_split(data / "validation", None, lambda sample: {name: sample[name] for name in READ})
     evaluators = load_evaluators(evaluators_folder)
     count = len(stored["latent"])
     reference = ClipSet(
@@ -144,6 +177,7 @@ def build_monitor(
         reference=reference,
         latent_mean=float(stored["latent"].astype(np.float32).mean()),
         latent_std=float(stored["latent"].astype(np.float32).std(ddof=1)),
+        teacher_motion=motion,
         sampler=sampler_for(run_config),
         shape=latent_shape(data, run_config.frames),
         batch_size=run_config.monitor.batch_size,

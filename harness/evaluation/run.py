@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,20 +16,31 @@ from torch import nn
 
 from harness.config.load import Params, load_params, resolve_target
 from harness.config.schema import EvaluationConfig, RunConfig
+from harness.data.conditions import image_condition
 from harness.data.mds import count_samples, iter_samples
 from harness.data.shards import read_fingerprint
 from harness.evaluation.bench import SHOWN, Bench, Outcome
-from harness.evaluation.card import SCHEMA, check_gate, model_block, timing_block, write_clips
+from harness.evaluation.card import (
+    SCHEMA,
+    add_against_teacher,
+    check_gate,
+    model_block,
+    timing_block,
+    write_clips,
+    write_given,
+)
 from harness.evaluation.evaluators import Evaluators, evaluators_digest, load_evaluators
+from harness.evaluation.own_teacher import teacher_metrics
 from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, cut_steps
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
-from harness.io import write_json
+from harness.io import digest, write_json
 from harness.machine import processor_name
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
+from harness.models.image import load_image_encoder
 from harness.models.text import encode_prompt, load_text_encoder
 from harness.tracking.background import publish
 from harness.tracking.requests import evaluate_request
@@ -91,7 +103,7 @@ def build_bench(run: RunConfig, params: Params, evaluators: Evaluators, root: Pa
     return Bench(
         evaluators=evaluators,
         vae=load_vae(root / "checkpoints" / "encoders" / "vae").to(device),  # type: ignore[arg-type]
-        prompts=fixed_prompts(data, "test", evaluation.clips, run.frames),
+        prompts=fixed_prompts(data, "test", evaluation.clips, run.frames, image=run.rollout.has_image),
         shape=latent_shape(data, run.frames),
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
@@ -129,22 +141,36 @@ def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome
         yield name, label, Outcome(clips=shown, shown=stored.shown)
 
 
-def text_seconds(bench: Bench, encoders: Path) -> float:
-    """Seconds to encode one prompt, measured on the first prompts after one to warm up."""
+def encoding_seconds(bench: Bench, encoders: Path) -> dict[str, float]:
+    """Seconds to encode one prompt (`text`) and one image (`image`, where there are images), measured on the first
+    prompts after one to warm up.
+    """
     encoder = load_text_encoder(encoders / "text_encoder", encoders / "tokenizer", max_length=bench.prompts.text_length)
     captions = bench.prompts.captions[:TIMED_PROMPTS]
-    encode_prompt(encoder, captions[0])
+    seconds = {"text": _seconds_each(lambda caption: encode_prompt(encoder, caption), captions)}
+    if bench.prompts.first_frames is not None:
+        tower = load_image_encoder(encoders / "image_encoder", encoders / "image_processor")
+        images = [torch.from_numpy(np.array(image[None])) for image in bench.prompts.first_frames[:TIMED_PROMPTS]]
+        frames = bench.shape[1]
+        seconds["image"] = _seconds_each(lambda image: image_condition(bench.vae, tower, image, frames), images)
+    return seconds
+
+
+def _seconds_each(call: Callable[[Any], Any], inputs: list[Any]) -> float:
+    call(inputs[0])
     begun = time.perf_counter()
-    for caption in captions:
-        encode_prompt(encoder, caption)
-    return (time.perf_counter() - begun) / len(captions)
+    for value in inputs:
+        call(value)
+    return (time.perf_counter() - begun) / len(inputs)
 
 
 def protocol(bench: Bench, params: Params, root: Path, data: str, reference: ClipSet) -> dict[str, Any]:
-    """What must be equal for two cards to be compared."""
+    """What must be equal for two cards to be compared; with an image, also which images were given."""
     preset = params.preset
     digits = bench.evaluators.geometry.has_digits
     encoded = read_fingerprint(root / data)
+    images = bench.prompts.first_frames
+    given = {} if images is None else {"image": {"given": "first frames of the prompts' own clips"} | _sums(images)}
     return {
         "preset": params.preset_name,
         "prompts_sha256": bench.prompts.sha256,
@@ -164,9 +190,15 @@ def protocol(bench: Bench, params: Params, root: Path, data: str, reference: Cli
         "features": "video network and digit network" if digits else "video network only: the clips have no digits",
         "absent": []
         if digits
-        else "caption accuracies, identity, rigid_error: the captions have no attributes to check",
+        else "caption accuracies, identity, image_identity, rigid_error: the captions have no attributes to check",
         "interval": "95 % over clips: bootstrap for means, grouped jackknife for distances between sets",
+        **given,
     }
+
+
+def _sums(images: list[np.ndarray]) -> dict[str, str]:
+    """Identity of the given images, their order included."""
+    return {"sha256": digest([hashlib.sha256(image.tobytes()).hexdigest() for image in images])}
 
 
 def results_folder(target: str) -> Path:
@@ -190,7 +222,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     for model in models.values():
         set_backend(model, run.attention_backend)
     reference = test_reference(bench, clips, root / run.data)
-    per_prompt = text_seconds(bench, root / "checkpoints" / "encoders")
+    encoding = encoding_seconds(bench, root / "checkpoints" / "encoders")
     blocks: dict[str, Any] = {}
     times: dict[str, Any] = {}
     shown: dict[str, list[np.ndarray]] = {}
@@ -201,19 +233,24 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     for entry in wanted:
         outcomes = sample_repeats(bench, models.pop(entry.name), entry, evaluation.repeats)
         blocks[entry.name] = model_block(entry.label, outcomes, reference, entry.sampler)
-        times[entry.name] = timing_block(outcomes, per_prompt)
+        times[entry.name] = timing_block(outcomes, encoding)
         shown[entry.name] = outcomes[0].shown
+    made_by = protocol(bench, params, root, run.data, reference)
+    own = blocks["teacher"]["metrics"] if run.method == "sft" else teacher_metrics(run, root / "results", made_by)
+    if own is not None:
+        add_against_teacher(blocks, own)
     card = {
         "schema": SCHEMA,
         "target": target,
-        "protocol": protocol(bench, params, root, run.data, reference),
+        "protocol": made_by,
         "prompts": bench.prompts.captions[:SHOWN],
         "models": blocks,
     }
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else processor_name()
     timing = {"schema": SCHEMA, "target": target, "device": device, "threads": run.threads, "models": times}
     write_json(root / results_folder(target) / "timing.json", timing)
-    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps)
+    given = (bench.prompts.first_frames or [])[:SHOWN]
+    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps, given)
     if run.method == "sft":
         check_gate(blocks["teacher"], evaluation.gate, path)
     return card
@@ -225,11 +262,17 @@ def sample_repeats(bench: Bench, model: nn.Module, entry: Entry, repeats: int) -
     return [bench.run(model, entry.sampler, entry.label, repeat) for repeat in range(repeats)]
 
 
-def write_card(folder: Path, card: dict[str, Any], shown: dict[str, list[np.ndarray]], fps: float) -> Path:
-    """Write clips first and the card that names them last; clips of an earlier card are removed."""
+def write_card(
+    folder: Path, card: dict[str, Any], shown: dict[str, list[np.ndarray]], fps: float, given: list[np.ndarray]
+) -> Path:
+    """Write clips and the images that they were given first, and the card that names them last (`given`: the images, in
+    the order of `prompts`); clips of an earlier card are removed.
+    """
     shutil.rmtree(folder / "clips", ignore_errors=True)
     for name, videos in shown.items():
         card["models"][name]["clips"] = write_clips(folder, name, videos, fps)
+    if given:
+        card["given"] = write_given(folder, given)
     write_json(folder / "cards.json", card)
     return folder / "cards.json"
 

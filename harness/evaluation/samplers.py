@@ -54,6 +54,8 @@ class Sampler:
                 "window": self.rollout.window,
                 "sink": self.rollout.sink,
             }
+        if self.rollout.has_image:
+            described["image_conditioning"] = self.rollout.image_conditioning
         if self.kind == "few_step":
             described["denoising_steps"] = list(self.rollout.denoising_steps)
         return described
@@ -65,7 +67,13 @@ class Sampler:
                 return rollout(model, noise, condition, self.rollout, rng)
             if self.kind == "euler":
                 return euler_sample(
-                    model, noise, condition, steps=self.steps, shift=self.rollout.shift, cfg_scale=self.cfg_scale
+                    model,
+                    noise,
+                    condition,
+                    steps=self.steps,
+                    shift=self.rollout.shift,
+                    cfg_scale=self.cfg_scale,
+                    first_frame_given=self.rollout.first_frame_given,
                 )
             return causal_euler_sample(
                 model, noise, condition, self.rollout, steps=self.steps, cfg_scale=self.cfg_scale

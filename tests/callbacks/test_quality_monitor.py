@@ -152,3 +152,42 @@ def test_a_continued_run_has_the_same_rows_and_best(tmp_path, killed_after):
     same = [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in again.rows()]
     assert same == [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in whole.rows()]
     assert again.monitor.best == whole.monitor.best
+
+
+class Moving(Scene):
+    """Its clips move less and less."""
+
+    def __init__(self, folder, motion):
+        super().__init__(folder, [9, 5, 3, 4])
+        self.motion = iter(motion)
+
+    def score(self, network):
+        return super().score(network) | {"static_collapse": next(self.motion)}
+
+
+def test_the_alarm_of_clips_that_stand_still_is_told_at_that_reading(tmp_path, capsys):
+    scene = Moving(tmp_path, [1.1, 0.5, 0.31, 0.0]).run()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "ALARM static collapse at update 4" in told[0]
+    assert "0.31 times as much as the teacher's" in told[0]
+    assert "at update 5" in told[1]
+    assert [float(row["static_collapse"]) for row in scene.rows()] == [1.1, 0.5, 0.31, 0.0]
+
+
+def test_init_weights_that_stand_still_are_told_too(tmp_path, capsys):
+    Moving(tmp_path, [0.2, 1, 1, 1]).run()
+    assert "at update 0" in capsys.readouterr().err
+
+
+def test_no_alarm_without_the_number(tmp_path, capsys):
+    Scene(tmp_path, [9, 5, 3, 4]).run()
+    Moving(tmp_path, [math.nan] * 4).run()
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_process_that_writes_tells(tmp_path, capsys):
+    scene = Moving(tmp_path, [0.1] * 4)
+    scene.monitor.table = None
+    scene.run()
+    assert capsys.readouterr().err == ""

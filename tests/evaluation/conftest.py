@@ -91,6 +91,11 @@ PARAMS = {
     },
 }
 
+WITH_IMAGE = {  # of the preset, for image to video
+    "encoders": PARAMS["presets"]["small"]["encoders"] | {"image_encoder": "random_clip"},
+    "i2v": {"model": "tiny-i2v", "teacher": "checkpoints/teacher_i2v"},
+}
+
 EXPERIMENT = {
     "schema": 1,
     "name": "toy",
@@ -103,6 +108,66 @@ EXPERIMENT = {
     },
 }
 
+IMAGE_EXPERIMENT = EXPERIMENT | {
+    "name": "pictured",
+    "varied": ["rollout.image_conditioning"],
+    "arms": {
+        way: {"label": way, "set": {"rollout.image_conditioning": way}} for way in ("channels", "first_latent", "both")
+    },
+}
+
+
+def save_random(folder: Path, name: str, seed: int) -> None:
+    from harness.models.checkpoint import save_model
+    from harness.models.presets import build_model
+
+    torch.manual_seed(seed)
+    model = build_model(name)
+    with torch.no_grad():  # the output layer starts at zero: without this every model would make the same clips
+        torch.nn.init.normal_(model.proj_out.weight, std=0.02)
+    save_model(model, folder)
+
+
+@pytest.fixture(scope="session")
+def image_root(root, tmp_path_factory) -> Path:
+    """A project folder as `root`, whose data has image conditions, with random models for image to video."""
+    from harness.config.load import load_params
+    from harness.data.encode import encode
+    from harness.data.encoders import make_encoders
+
+    folder = tmp_path_factory.mktemp("image_project")
+    params = PARAMS | {"presets": {"small": PARAMS["presets"]["small"] | WITH_IMAGE}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "experiments/pictured").mkdir(parents=True)
+    (folder / "experiments/pictured/experiment.yaml").write_text(yaml.safe_dump(IMAGE_EXPERIMENT))
+    for shared in ("data/clips", "checkpoints/evaluators", "checkpoints/teacher"):
+        (folder / shared).parent.mkdir(exist_ok=True)
+        (folder / shared).symlink_to(root / shared)
+    clips, encoders = folder / "data/clips", folder / "checkpoints/encoders"
+    make_encoders(load_params(folder / "params.yaml").preset.encoders, clips, encoders)
+    encode(
+        clips,
+        encoders,
+        folder / "data/encoded",
+        text_length=12,
+        position_channels=True,
+        image=True,
+        work=folder / ".work",
+    )
+    networks = {
+        "teacher_i2v/model": "tiny-i2v",
+        "causal_sft_i2v/first_latent/seed0/model": "tiny",
+        "pictured/channels/seed0/model": "tiny-i2v",
+        "pictured/channels/seed0/init": "tiny-i2v",
+        "pictured/first_latent/seed0/model": "tiny",
+        "pictured/first_latent/seed0/init": "tiny",
+        "pictured/both/seed0/model": "tiny-i2v",
+        "pictured/both/seed0/init": "tiny-i2v",
+    }
+    for seed, (place, name) in enumerate(networks.items()):
+        save_random(folder / "checkpoints" / place, name, seed)
+    return folder
+
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
@@ -112,8 +177,6 @@ def root(tmp_path_factory) -> Path:
     from harness.data.encoders import make_encoders
     from harness.data.prepare import prepare
     from harness.evaluation.fit_evaluators import main
-    from harness.models.checkpoint import save_model
-    from harness.models.presets import build_model
 
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("project")
@@ -130,9 +193,5 @@ def root(tmp_path_factory) -> Path:
     for seed, folder in enumerate(
         ("teacher/model", "causal_sft/seed0/model", "toy/low/seed0/model", "toy/low/seed0/init")
     ):
-        torch.manual_seed(seed)
-        model = build_model("tiny")
-        with torch.no_grad():  # the output layer starts at zero: without this every model would make the same clips
-            torch.nn.init.normal_(model.proj_out.weight, std=0.02)
-        save_model(model, root / "checkpoints" / folder)
+        save_random(root / "checkpoints" / folder, "tiny", seed)
     return root

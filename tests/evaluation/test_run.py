@@ -7,12 +7,13 @@ import yaml
 from PIL import Image
 
 from harness.config.load import resolve_target
-from harness.config.metrics import METRICS
+from harness.config.metrics import AGAINST_TEACHER, METRICS, OF_IMAGES
 from harness.data.encode import encode
 from harness.data.mds import CLIP_COLUMNS, iter_samples, write_mds
 from harness.errors import HarnessError
 from harness.evaluation import run as module
 from harness.evaluation.fit_evaluators import main as fit
+from harness.evaluation.prompts import fixed_prompts
 from harness.evaluation.run import entries, evaluate
 from harness.io import read_json
 
@@ -37,17 +38,42 @@ def test_every_target_has_its_models(cards):
 def test_every_model_has_every_metric_with_its_interval(cards):
     for card in cards.values():
         for name, model in card["models"].items():
-            # no caption here leaves the direction open
-            assert set(METRICS) - set(model["metrics"]) <= {"mode_coverage"}, name
+            # no caption here leaves the direction open; the gap is of a student that begins above its teacher
+            assert set(METRICS) - set(model["metrics"]) - {"fvd_gap"} <= {"mode_coverage", *OF_IMAGES}, name
+            assert not set(OF_IMAGES) & set(model["metrics"]), name
             for metric, estimate in model["metrics"].items():
                 assert estimate["low"] <= estimate["value"] + 1e-6, (name, metric)
                 assert estimate["value"] <= estimate["high"] + 1e-6, (name, metric)
             assert {len(curve) for curve in model["by_frame"].values()} == {9}
 
 
+def test_every_model_is_measured_against_the_teachers_motion(cards):
+    teacher = cards["teacher"]["models"]["teacher"]["metrics"]
+    assert teacher["static_collapse"]["value"] == 1
+    for card in cards.values():
+        for model in card["models"].values():
+            found = model["metrics"]["late_motion"]["value"] / teacher["late_motion"]["value"]
+            assert model["metrics"]["static_collapse"]["value"] == pytest.approx(found, rel=1e-4)
+
+
+def test_the_gap_is_of_students_and_between_init_and_teacher(cards):
+    for target, card in cards.items():
+        for name, model in card["models"].items():
+            if name != "student":
+                assert "fvd_gap" not in model["metrics"], (target, name)
+    student, init = (cards["toy/low/seed0"]["models"][name]["metrics"]["fvd"]["value"] for name in ("student", "init"))
+    teacher = cards["teacher"]["models"]["teacher"]["metrics"]["fvd"]["value"]
+    gap = cards["toy/low/seed0"]["models"]["student"]["metrics"].get("fvd_gap")
+    if init > teacher:
+        assert gap["value"] == pytest.approx((student - teacher) / (init - teacher), rel=1e-4)
+    else:
+        assert gap is None
+
+
 def test_one_protocol_for_all(cards):
     first, *others = (card["protocol"] for card in cards.values())
     assert all(other == first for other in others)
+    assert "image" not in first
     assert first["clips"] == 16
     assert first["different_prompts"] == 12
     assert first["repeats"] == 2
@@ -91,6 +117,7 @@ def test_clips_of_all_models_show_the_same_prompts(cards, root):
         assert len(named) == 6 * len(card["models"])
         folder = root / "results" / target
         assert sorted(named) == sorted(str(p.relative_to(folder)) for p in (folder / "clips").iterdir())
+        assert "given" not in card
         with Image.open(folder / named[0]) as image:
             assert image.size == (96, 96)
             assert image.n_frames > 1
@@ -201,3 +228,83 @@ def test_the_card_is_handed_to_the_tracker(monkeypatch, capsys):
     assert module.main("toy/low/seed0") == 0
     assert published == ["toy/low/seed0"]
     assert "student: fvd 1.5" in capsys.readouterr().out
+
+
+WITH_IMAGE = (
+    "teacher_i2v",
+    "causal_sft_i2v/first_latent/seed0",
+    "pictured/channels/seed0",
+    "pictured/first_latent/seed0",
+    "pictured/both/seed0",
+)
+
+
+@pytest.fixture(scope="module")
+def image_cards(image_root) -> dict[str, dict]:
+    return {target: evaluate(target, image_root) for target in WITH_IMAGE}
+
+
+def test_clips_that_were_given_an_image_are_measured_against_it(image_cards):
+    for target, card in image_cards.items():
+        for name, model in card["models"].items():
+            given = name not in ("real", "codec")  # these are clips from elsewhere, with the captions
+            assert set(OF_IMAGES) <= set(model["metrics"]) if given else not set(OF_IMAGES) & set(model["metrics"])
+            assert ("image_identity" in model["by_frame"]) == given, (target, name)
+            assert "static_collapse" in model["metrics"], (target, name)
+
+
+def test_a_given_first_frame_is_in_the_clip_and_a_random_network_does_not_draw_one(image_cards):
+    def psnr(target: str, name: str = "student") -> float:
+        return image_cards[target]["models"][name]["metrics"]["first_frame_psnr"]["value"]
+
+    for target in ("pictured/first_latent/seed0", "pictured/both/seed0"):
+        assert psnr(target) > psnr("pictured/channels/seed0") + 5
+    assert psnr("pictured/first_latent/seed0") == pytest.approx(psnr("pictured/first_latent/seed0", "init"))
+    assert psnr("causal_sft_i2v/first_latent/seed0", "causal_sft_cfg") == psnr("pictured/first_latent/seed0")
+
+
+def test_cards_with_an_image_say_which_and_how(image_cards, cards):
+    protocols = [card["protocol"] for card in image_cards.values()]
+    assert all(protocol == protocols[0] for protocol in protocols)
+    assert len(protocols[0]["image"]["sha256"]) == 64
+    assert set(protocols[0]) - set(cards["teacher"]["protocol"]) == {"image"}
+    ways = [card["models"]["student"]["sampler"]["image_conditioning"] for card in list(image_cards.values())[2:]]
+    assert ways == ["channels", "first_latent", "both"]
+    assert "image_conditioning" not in cards["toy/low/seed0"]["models"]["student"]["sampler"]
+
+
+def test_the_given_images_are_shown_beside_their_clips(image_cards, image_root):
+    prompts = fixed_prompts(image_root / "data/encoded", "test", 16, 3, image=True)
+    for target, card in image_cards.items():
+        folder = image_root / "results" / target
+        assert card["given"] == [f"clips/given_{i}.png" for i in range(6)]
+        written = read_json(folder / "cards.json")
+        named = [*written["given"], *(clip for model in written["models"].values() for clip in model["clips"])]
+        assert sorted(named) == sorted(str(path.relative_to(folder)) for path in (folder / "clips").iterdir())
+        for path, first in zip(card["given"], prompts.first_frames, strict=False):
+            with Image.open(folder / path) as image:
+                assert image.size == (96, 96)
+                assert np.array_equal(np.asarray(image.convert("RGB"))[::4, ::4], first)
+
+
+def test_encoding_the_image_is_part_of_the_time(image_cards, image_root):
+    seconds = read_json(image_root / "results/pictured/channels/seed0/timing.json")["models"]["student"]["seconds"]
+    assert set(seconds) == {"text", "image", "denoiser", "vae"}
+    assert min(seconds.values()) > 0
+
+
+def test_without_the_teachers_card_nothing_is_measured_against_it(root, tmp_path):
+    for part in ("data", "checkpoints", "experiments", "params.yaml"):
+        (tmp_path / part).symlink_to(root / part)
+    metrics = evaluate("toy/low/seed0", tmp_path)["models"]["student"]["metrics"]
+    assert not set(AGAINST_TEACHER) & set(metrics)
+    assert "late_motion" in metrics
+
+
+def test_image_to_video_needs_data_with_images(root, tmp_path, image_root):
+    for part in ("data", "checkpoints"):
+        (tmp_path / part).symlink_to(root / part)
+    for part in ("experiments", "params.yaml"):
+        (tmp_path / part).symlink_to(image_root / part)
+    with pytest.raises(HarnessError, match="image_encoder"):
+        evaluate("pictured/channels/seed0", tmp_path)
