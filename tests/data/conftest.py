@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from attrs import evolve
 
 from harness.config.schema import DataConfig, EncodersConfig, Splits
 from harness.data.encode import encode
@@ -35,5 +36,22 @@ def data(tmp_path_factory) -> SimpleNamespace:
         encoded=root / "encoded",
         config=config,
         encoders_config=encoders,
+        text_length=TEXT_LENGTH,
+    )
+
+
+@pytest.fixture(scope="session")
+def image_data(data, tmp_path_factory) -> SimpleNamespace:
+    """The same clips encoded for image to video, by a random CLIP tower of 17 tokens, 16 wide."""
+    root: Path = tmp_path_factory.mktemp("image-data")
+    config = evolve(data.encoders_config, image_encoder="random_clip", image_dim=16)
+    make_encoders(config, data.clips, root / "encoders")
+    encode(data.clips, root / "encoders", root / "encoded", text_length=TEXT_LENGTH, image=True, work=root / "work")
+    return SimpleNamespace(
+        clips=data.clips,
+        encoders=root / "encoders",
+        encoded=root / "encoded",
+        config=data.config,
+        encoders_config=config,
         text_length=TEXT_LENGTH,
     )

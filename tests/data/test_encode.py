@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from harness.data import encode as encode_module
 from harness.data import parts as parts_module
@@ -17,8 +19,12 @@ from harness.data.parts import parts_of
 from harness.data.processes import Processes, join_processes
 from harness.data.shards import read_fingerprint, verify_data
 from harness.errors import HarnessError
-from harness.models.codec import decode_latents, encode_video, from_pixels, to_pixels
+from harness.io import directory_digest
+from harness.models.codec import decode_latents, encode_video, fit_pca, from_pixels, to_pixels
+from harness.models.image import encode_images, random_clip
 from harness.models.text import encode_prompt
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(data, out, work, **arguments):
@@ -76,6 +82,100 @@ def test_fingerprint_and_report(data):
     assert report["written"] == {"train": 46, "validation": 5, "test": 5}
     assert report["latents"]["std"] == pytest.approx(1.0, abs=0.1)
     assert report["captions_truncated"] == []
+
+
+def test_image_conditions_are_added_and_change_nothing_else(data, image_data):
+    for split in ("train", "validation", "test"):
+        ours, theirs = load_split(image_data.encoded / split), load_split(data.encoded / split)
+        assert set(ours) - set(theirs) == {"image_tokens", "y"}
+        for name in ("key", "caption", "attributes"):
+            assert ours[name] == theirs[name]
+        for name in ("latent", "first_frame"):
+            assert np.array_equal(ours[name], theirs[name])
+        assert all(np.array_equal(a, b) for a, b in zip(ours["text"], theirs["text"], strict=True))
+    fingerprint, without = read_fingerprint(image_data.encoded), read_fingerprint(data.encoded)
+    assert fingerprint.pop("image_tokens") == [17, 16]
+    for part in ("image_encoder", "image_processor"):
+        assert fingerprint.pop(part) == directory_digest(image_data.encoders / part)
+    assert fingerprint == without, "the same VAE, text encoder and tokenizer: the image encoder takes no random number"
+
+
+def test_every_clip_has_the_conditions_of_its_own_first_frame(image_data):
+    stored = load_split(image_data.encoded / "train")
+    encoders = Encoders.load(image_data.encoders, text_length=image_data.text_length, image=True)
+    assert stored["image_tokens"].shape == (46, 17, 16)
+    assert stored["y"].shape == (46, 20, 3, 4, 6)
+    assert {stored["image_tokens"].dtype, stored["y"].dtype} == {np.dtype(np.float16)}
+    assert (stored["y"][:, :4, 0] == 1).all()
+    assert not stored["y"][:, :4, 1:].any()
+    assert np.allclose(stored["y"][:, 4:, 0], stored["latent"][:, :, 0], atol=5e-3, rtol=2e-3)
+    gray = np.full((1, 9, 16, 24, 3), 127.5)
+    nothing = encode_video(encoders.vae, from_pixels(gray))[0, :, 1:]
+    assert np.allclose(stored["y"][:, 4:, 1:], nothing.numpy(), atol=5e-3), "of later frames nothing is told"
+    tokens = encode_images(encoders.image, torch.from_numpy(stored["first_frame"]))
+    assert np.allclose(stored["image_tokens"], tokens.numpy(), atol=5e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("count", "frames", "height", "width"), [(1, 1, 24, 24), (3, 5, 16, 40), (2, 13, 40, 16)])
+def test_any_number_of_clips_of_any_size(data, count, frames, height, width):
+    rng = np.random.default_rng(0)
+    videos = rng.integers(0, 256, (20, 5, height, width, 3), dtype=np.uint8)
+    text = Encoders.load(data.encoders, text_length=data.text_length).text
+    tower = random_clip(16, dim=8, layers=2, seed=0)
+    encoders = Encoders(fit_pca(from_pixels(videos), channels=4), text, tower, data.encoders)
+    samples = [
+        {
+            "key": f"k{n}",
+            "video": rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8),
+            "caption": "a red 3 moving left slowly",
+            "attributes": {},
+        }
+        for n in range(count)
+    ]
+    rows = list(encode_module.encode_clips(samples, encoders, lambda words: encode_prompt(text, words)))
+    assert [row["key"] for row in rows] == [f"k{n}" for n in range(count)]
+    assert set(rows[0]) == set(encoders.columns)
+    for row in rows:
+        assert row["y"].shape == (8, 1 + (frames - 1) // 4, height // 4, width // 4)
+        assert row["image_tokens"].shape == (17, 8)
+        assert np.allclose(row["y"][4:, 0], row["latent"][:, 0], atol=5e-3)
+
+
+def test_large_clips_are_encoded_one_at_a_time():
+    assert encode_module.batch_of(33, 24, 24) == encode_module.batch_of(1, 16, 16) == 16
+    assert encode_module.batch_of(81, 480, 832) == encode_module.batch_of(81, 720, 1280) == 1
+    assert encode_module.batch_of(17, 240, 416) == 16
+    assert encode_module.batch_of(33, 480, 832) == 2
+
+
+def test_unusable_image_conditions_are_refused_by_the_clip_they_are_of(image_data):
+    encoders = Encoders.load(image_data.encoders, text_length=image_data.text_length, image=True)
+    with torch.no_grad():
+        encoders.image.model.vision_model.embeddings.class_embedding.fill_(float("nan"))
+    samples = [next(encode_module.iter_samples(image_data.clips / "test"))]
+    with pytest.raises(HarnessError, match=rf"image tokens of clip {samples[0]['key']} has values that are not finite"):
+        list(encode_module.encode_clips(samples, encoders, lambda words: encode_prompt(encoders.text, words)))
+
+
+def test_images_without_an_image_encoder(data, tmp_path):
+    with pytest.raises(HarnessError, match=r"image_encoder/config\.json: no such file.*`dvc repro encoders`"):
+        run(data, tmp_path / "out", tmp_path / "work", image=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_verb_encodes_images_where_the_preset_has_an_image_encoder(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(encode_module, "encode", lambda *_, **arguments: given.update(arguments))
+    monkeypatch.setattr(encode_module.mds, "count_samples", lambda folder: 0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    for name, has in (("random_clip", True), (None, False)):
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        preset = params["presets"][params["preset"]]
+        preset["encoders"]["image_encoder"] = name
+        preset.pop("i2v", None)
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        assert encode_module.main(["--params", str(tmp_path / "params.yaml")]) == 0
+        assert given["image"] is has
 
 
 def test_other_encoders_or_clips_give_another_fingerprint(data, tmp_path):

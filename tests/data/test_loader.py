@@ -198,6 +198,39 @@ def test_position_channels_are_given_where_the_data_asks_for_them(data, tmp_path
     assert torch.equal(longer, position_channels(5, 4, 6))
 
 
+def test_conditions_carry_first_frames_where_they_are_asked_for(image_data):
+    stored = load_split(image_data.encoded / "train")
+    batch = next(iter(loader_of(image_data, image=True)))
+    condition = batch["condition"]
+    rows = [stored["key"].index(key) for key in batch["key"]]
+    assert {part.dtype for part in (condition.image_tokens, condition.y, condition.first_latent)} == {torch.float32}
+    assert np.array_equal(condition.image_tokens.numpy(), stored["image_tokens"][rows])
+    assert np.array_equal(condition.y.numpy(), stored["y"][rows])
+    assert np.array_equal(condition.first_latent.numpy(), stored["latent"][rows][:, :, :1])
+    assert condition.positions is None
+    condition.first_latent.zero_()
+    assert batch["latent"][:, :, 0].any(), "a copy: what is done to the condition leaves the latent alone"
+    pieces = split_batch(batch, 3)
+    assert torch.equal(torch.cat([piece["condition"].y for piece in pieces]), condition.y)
+
+
+def test_without_asking_the_image_columns_are_not_touched(data, image_data):
+    plain, other = (next(iter(loader_of(folder))) for folder in (data, image_data))
+    condition = other["condition"]
+    assert (condition.image_tokens, condition.y, condition.first_latent) == (None, None, None)
+    assert set(plain) == set(other)
+    assert plain["key"] == other["key"]
+    assert torch.equal(plain["latent"], other["latent"])
+    assert torch.equal(plain["condition"].text, condition.text)
+    sample = {"key": "p", "text": np.ones((2, 3), np.float16), "caption": "c", "attributes": {}, "y": None}
+    assert collate([sample], text_length=4, unconditional=None)["condition"].y is None
+
+
+def test_images_that_the_data_does_not_have(data):
+    with pytest.raises(HarnessError, match=r"no image tokens.*encoders\.image_encoder.*`dvc repro encode`"):
+        loader_of(data, image=True)
+
+
 def test_looking_ahead_consumes_nothing_and_ends_with_the_epoch():
     ahead = LookAhead(list(range(5)))
     given = iter(ahead)

@@ -41,6 +41,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert np.array_equal(split["latent"][:, 0, 0, 0, 0], np.arange(5))
 
 
+def test_what_is_not_picked_is_not_kept(tmp_path):
+    write_mds(tmp_path / "a", COLUMNS, rows(0, 5))
+    split = load_split(tmp_path / "a", 2, lambda sample: {"key": sample["key"], "first": sample["latent"][:, :1]})
+    assert set(split) == {"key", "first"}
+    assert split["key"] == ["k0", "k1"]
+
+
 def test_same_samples_same_bytes(tmp_path):
     for name in ("a", "b"):
         write_mds(tmp_path / name, COLUMNS, rows(0, 4))

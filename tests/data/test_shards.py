@@ -7,6 +7,7 @@ from harness.data.shards import (
     main,
     read_fingerprint,
     require_fingerprint,
+    require_image,
     verify_data,
     verify_encoders,
     verify_shards,
@@ -43,6 +44,26 @@ def test_other_encoders_are_refused(data, encoded, tmp_path):
     shutil.rmtree(tmp_path / "encoders/tokenizer")
     with pytest.raises(HarnessError, match="tokenizer: no such folder, so it cannot be checked"):
         verify_encoders(encoded, tmp_path / "encoders")
+
+
+def test_the_image_encoder_is_compared_too(image_data, tmp_path, capsys):
+    assert main([str(image_data.encoded), "--encoders", str(image_data.encoders)]) == 0
+    assert "(vae, text_encoder, tokenizer, image_encoder, image_processor)" in capsys.readouterr().err
+    for part in ("image_encoder/config.json", "image_processor/preprocessor_config.json"):
+        encoders = shutil.copytree(image_data.encoders, tmp_path / part.partition("/")[0])
+        with open(encoders / part, "a") as file:
+            file.write(" ")
+        with pytest.raises(HarnessError, match=rf"by something else:\n  {part.partition('/')[0]}: '\w+' here"):
+            verify_encoders(image_data.encoded, encoders)
+    shutil.rmtree(tmp_path / "image_encoder/image_encoder")
+    with pytest.raises(HarnessError, match="image_encoder: no such folder, so it cannot be checked"):
+        verify_encoders(image_data.encoded, tmp_path / "image_encoder")
+
+
+def test_data_for_image_to_video_is_known_by_its_fingerprint(data, image_data):
+    require_image(image_data.encoded)
+    with pytest.raises(HarnessError, match=r"fingerprint\.json: this data has no image tokens"):
+        require_image(data.encoded)
 
 
 def test_encoded_data_without_a_fingerprint_is_refused(data, encoded):

@@ -10,7 +10,7 @@ from harness.errors import HarnessError
 from harness.models.codec import encode_video, fit_pca, from_pixels, load_vae
 from harness.models.condition import pad_text
 from harness.models.image import encode_images, load_image_encoder
-from harness.models.reference_latent import reference_latent, reference_mask, still_and_nothing
+from harness.models.reference_latent import factors, reference_latent, reference_mask, still_and_nothing
 from harness.models.text import encode_prompt, load_text_encoder
 
 ROUNDING = 1e-5  # pixels are scaled, and latents divided, in another order of operations
@@ -79,6 +79,7 @@ def test_a_batch_has_an_image_each(pipeline_and_folder):
     assert torch.allclose(y[:1], reference_latent(vae, first, 5), atol=1e-5)
     assert torch.allclose(y[1:], reference_latent(vae, second, 5), atol=1e-5)
     assert not torch.allclose(y[0, 4:], y[1, 4:], atol=1e-3)
+    assert factors(vae) == (8, 4)
 
 
 def test_the_first_latent_is_that_of_the_still(pipeline_and_folder):
@@ -86,6 +87,18 @@ def test_the_first_latent_is_that_of_the_still(pipeline_and_folder):
     vae = load_vae(pipeline_and_folder[1] / "vae")
     image = pixels(picture(16, 32))
     assert torch.allclose(reference_latent(vae, image, 9)[:, 4:, :1], encode_video(vae, image[:, :, None]), atol=1e-5)
+
+
+@pytest.mark.parametrize("vae", ["wan", "pca"])
+def test_a_shorter_clip_has_the_beginning_of_a_longer_ones(pipeline_and_folder, vae):
+    """So stored conditions may be cut to a run's number of frames."""
+    if vae == "wan":
+        vae = load_vae(pipeline_and_folder[1] / "vae")
+    else:
+        vae = fit_pca(from_pixels(np.stack([[picture(16, 32, seed=n)] * 5 for n in range(20)])), channels=CHANNELS)
+    image = pixels(picture(16, 32))
+    long, short = (reference_latent(vae, image, frames) for frames in (17, 9))
+    assert torch.allclose(long[:, :, :3], short, atol=1e-5)
 
 
 def test_mask_and_video():
@@ -104,6 +117,8 @@ def test_the_factors_are_the_codecs():
     clips = torch.rand(20, 3, 9, 24, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codec = fit_pca(clips, channels=16)
     assert reference_latent(codec, clips[:2, :, 0], 9).shape == (2, 20, 3, 6, 6)
+    assert factors(codec) == (4, 4)
+    assert factors(fit_pca(clips, channels=2, spatial_factor=8, temporal_factor=2)) == (8, 2)
     with pytest.raises(HarnessError, match="multiples of 4"):
         reference_latent(codec, clips[:2, :, 0, :22], 9)
 
