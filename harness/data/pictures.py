@@ -69,7 +69,7 @@ def fit_picture(image: Image.Image, height: int, width: int, name: str = "the pi
     if cut > 0.1:
         notes.append(f"{name}: {cut:.0%} of it, at the edges, lies outside {width}×{height} and was cut off")
     fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
-    return Picture(np.asarray(fitted, dtype=np.uint8), tuple(notes))
+    return Picture(np.array(fitted, dtype=np.uint8), tuple(notes))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
