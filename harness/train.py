@@ -2,8 +2,8 @@
 
 `python harness/train.py --target T [--wait]` trains a declared run (`teacher`, `causal_sft/seed0`, `teacher_i2v`,
 `causal_sft_i2v/<way>/seed<N>`, `<experiment>/<arm>/seed<N>`); `composer harness/train.py CONFIG.yaml key.sub=value …`
-trains an ad hoc one into `runs/<name>/`. Both train in `.work/runs/<fingerprint>/`, go on there after an interruption, and copy the finished run
-to where it was asked for.
+trains an ad hoc one into `runs/<name>/`. Both train in `.work/runs/<fingerprint>/`, go on there after an interruption,
+and copy the finished run to where it was asked for.
 """
 
 from __future__ import annotations

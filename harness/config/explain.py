@@ -29,8 +29,17 @@ def warped_timesteps(indices: Sequence[int], shift: float) -> list[float]:
 
 def sampling_forwards(rollout: RolloutConfig, frames: int) -> tuple[int, int]:
     """(denoising, context) forwards of one sampled video of `frames` latent frames: all steps of every block."""
-    blocks = 1 if rollout.attention == "bidirectional" else math.ceil(frames / rollout.frames_per_block)
-    return blocks * len(rollout.denoising_steps), blocks - 1
+    blocks, context_passes = _blocks(rollout, frames)
+    return blocks * len(rollout.denoising_steps), context_passes
+
+
+def _blocks(rollout: RolloutConfig, frames: int) -> tuple[int, int]:
+    """(blocks that are generated, context passes): the last block needs no such pass, a given first frame has one."""
+    if rollout.attention == "bidirectional":
+        return 1, 0
+    given = int(rollout.first_frame_given)
+    blocks = math.ceil((frames - given) / rollout.frames_per_block)
+    return blocks, blocks - 1 + given
 
 
 def ema_half_life(decay: float) -> float:
@@ -44,7 +53,7 @@ class RolloutCost:
 
     blocks: int
     steps_per_block: float
-    context_passes: int  # write a finished block into the cache; the last block needs none
+    context_passes: int  # write a finished block, or a given first frame, into the cache; the last block needs none
 
     @property
     def forwards(self) -> float:
@@ -56,8 +65,8 @@ def training_rollout_cost(rollout: RolloutConfig, frames: int) -> RolloutCost:
     """The mean cost of a training rollout of `frames` latent frames."""
     steps = len(rollout.denoising_steps)
     mean_steps = float(steps) if rollout.exit_step == "last" else (steps + 1) / 2
-    blocks = 1 if rollout.attention == "bidirectional" else math.ceil(frames / rollout.frames_per_block)
-    return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=blocks - 1)
+    blocks, context_passes = _blocks(rollout, frames)
+    return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=context_passes)
 
 
 def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
@@ -87,7 +96,8 @@ def _run(config: RunConfig) -> Iterable[Line]:
     starts = {
         "random": "random weights",
         "teacher": f"the teacher's weights ({config.teacher})",
-        "causal_sft": f"the causal SFT of the same seed (checkpoints/causal_sft/seed{config.seed}/model)",
+        "causal_sft": "the causal SFT of the same seed "
+        f"({config.init.path or 'checkpoints/causal_sft'}/seed{config.seed}/model)",
         "checkpoint": f"the diffusers folder {config.init.path}",
     }
     yield "method", f"{config.method}: {what[config.method]}"
@@ -110,20 +120,33 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
         f"{config.frames} latent frames of {height}×{width} ({encoders.latent_channels} channels): "
         f"{pixel_frames} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
     )
+    images = ", and image tokens and `y` of their first frames," if config.rollout.has_image else ""
     if config.method == "dmd":
-        yield "needs", f"captions of the clips in {config.data}/train: no real latent enters the loss"
+        yield "needs", f"captions{images} of the clips in {config.data}/train: no real latent enters the loss"
         batches, batch = _dmd_updates(config.dmd)[0], config.dmd.batch_size
     else:
         section = config.sft if config.method == "sft" else config.causal_sft
-        yield "needs", f"latents and captions of the clips in {config.data}/train"
+        yield "needs", f"latents and captions{images} of the clips in {config.data}/train"
         batches, batch = section.updates, section.batch_size
-    if "-i2v-" in config.model:
-        yield (
-            "first frame",
-            "this model needs image tokens and `y` of a first frame: the data must be encoded with them",
-        )
+    if config.rollout.has_image:
+        yield "first frame", _image(config)
     passes = batches * batch / data.clips.train
     yield "reads", f"{batches * batch:,} samples: {passes:.1f} passes over {data.clips.train:,} clips"
+
+
+def _image(config: RunConfig) -> str:
+    """How a given image reaches the networks."""
+    rollout = config.rollout
+    cached = config.method == "dmd" and rollout.attention == "causal"
+    place = "in the cache before the first block" if cached else "clean at t = 0"
+    ways = {
+        "channels": "given as image tokens and `y` on channels; the model generates all frames",
+        "first_latent": f"given as its latent, frame 0, {place}, without loss; the model reads no image",
+        "both": f"given as image tokens and `y`, and as its latent, frame 0, {place}, without loss",
+    }
+    return ways[rollout.image_conditioning] + (
+        "; critic and teacher get tokens and `y`" if config.method == "dmd" else ""
+    )
 
 
 def _steps(rollout: RolloutConfig) -> str:
@@ -151,8 +174,11 @@ def _rollout(config: RunConfig) -> Iterable[Line]:
     if rollout.attention == "bidirectional":
         yield "attention", f"bidirectional: all {config.frames} latent frames at once, no cache"
         return
-    yield "attention", f"causal: {cost.blocks} blocks of {rollout.frames_per_block}; a block sees {_reach(rollout)}"
-    yield "context", f"finished blocks are written to the cache at sigma {rollout.context_sigma:g}"
+    given = " after the given first frame" if rollout.first_frame_given else ""
+    blocks = f"{cost.blocks} blocks of {rollout.frames_per_block}{given}"
+    yield "attention", f"causal: {blocks}; a block sees {_reach(rollout)}"
+    clean = ", the given first frame clean" if rollout.first_frame_given else ""
+    yield "context", f"finished blocks are written to the cache at sigma {rollout.context_sigma:g}{clean}"
     gradient = {
         "detach": "cached keys and values are detached, as in the paper",
         "straight_through": "gradient flows into earlier blocks through the cache, as in the released code",
@@ -225,12 +251,17 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
 
 def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
     if isinstance(section, CausalSFTConfig):
-        blocks = math.ceil(config.frames / config.rollout.frames_per_block)
+        given = int(config.rollout.first_frame_given)
+        blocks = math.ceil((config.frames - given) / config.rollout.frames_per_block)
+        after = "a clean first frame, then " if given else ""
         contexts = {
             "teacher_forcing": "clean earlier blocks ([clean ‖ noisy] input)",
             "diffusion_forcing": "noisy earlier blocks",
         }
-        yield "attention", f"block-causal, {blocks} blocks of {config.rollout.frames_per_block}, own t for each block"
+        yield (
+            "attention",
+            f"block-causal, {after}{blocks} blocks of {config.rollout.frames_per_block}, own t for each block",
+        )
         yield "context", f"{section.context}: {contexts[section.context]}"
     yield "updates", f"{section.updates:,} of {section.batch_size} clips over all processes"
     yield (
@@ -317,10 +348,10 @@ def _machine(config: RunConfig) -> Iterable[Line]:
 
 def undeclared(target: str, root: Path = Path(".")) -> str | None:
     """What to say of a target that can be run but that no stage runs: its seed is not declared; None if it is."""
-    group, arm, seed = split_target(target)
-    if group == "teacher":
+    group, _, seed = split_target(target)
+    if group in ("teacher", "teacher_i2v"):
         return None
-    if arm is None:
+    if group in ("causal_sft", "causal_sft_i2v"):
         where, seeds = root / "params.yaml", list(load_params(root / "params.yaml").seeds)
     else:
         where = root / "experiments" / group / "experiment.yaml"
@@ -357,7 +388,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`explain`: what a target, a configuration file or a preset will do."""
     parser = argparse.ArgumentParser(prog="python -m harness explain", description=main.__doc__)
     parser.add_argument(
-        "what", help="a target (teacher, causal_sft/seed0, EXPERIMENT/ARM/seed0), a .yaml file, or a preset's name"
+        "what",
+        help="a target (teacher, causal_sft/seed0, teacher_i2v, causal_sft_i2v/WAY/seed0, EXPERIMENT/ARM/seed0), a "
+        ".yaml file, or a preset's name",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file or preset"

@@ -49,6 +49,7 @@ class Silhouette:
 
     cost: DenoiserCost
     channels: int
+    config: Mapping[str, Any]
 
 
 class _Shadow(nn.Module):
@@ -58,6 +59,7 @@ class _Shadow(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones((), device="meta"))  # what a gradient can reach
         self.role, self.shape, self.found, self.checkpointed = role, shape, found, checkpointed
+        self.config = shape.config
 
     def forward(self, **arguments: Any) -> tuple[Tensor]:
         """A velocity of no particular value."""
@@ -81,7 +83,7 @@ class _Shadow(nn.Module):
 def silhouette(shape: Any) -> Silhouette:
     """Of a network of this geometry, from the network itself on the meta device."""
     with torch.device("meta"):
-        return Silhouette(DenoiserCost(CausalWan(**asdict(shape))), shape.out_channels)
+        return Silhouette(DenoiserCost(CausalWan(**asdict(shape))), shape.out_channels, asdict(shape))
 
 
 def work_of_pass(scene: Scene, phase: Role, exit_step: int) -> WorkOf:

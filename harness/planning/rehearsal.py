@@ -23,8 +23,9 @@ from harness.methods.draws import Draws
 from harness.methods.sft import SFT
 from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
+from harness.models.widening import image_channels
 from harness.planning.meter import Bytes, Peak, StorageMeter
-from harness.planning.scene import Scene, condition_channels, image_tokens
+from harness.planning.scene import Scene, position_channels
 from harness.planning.stand_ins import AsOnDevice
 
 BATCH, LATENTS, ACTIVATIONS, WORK = "batch", "latents and losses", "activations", "work space"
@@ -49,17 +50,21 @@ Windows = dict[Window, Peak]
 
 
 def make_batch(scene: Scene, size: int, device: str = "meta") -> dict[str, Any]:
-    """Clips and prompts of `size` samples, as the loader gives them."""
+    """Clips, prompts and, in image to video, images of `size` samples, as the loader gives them."""
     shape = scene.networks[0][1]
-    pixels = (scene.config.frames, scene.height, scene.width)
-    tokens, channels = image_tokens(shape), condition_channels(shape)
+    image_dim = next((network.image_dim for _, network in scene.networks if network.image_dim is not None), None)
+    pixels, positions = (scene.config.frames, scene.height, scene.width), position_channels(shape)
     make = functools.partial(torch.ones, device=device)
+    has_image, latent = scene.config.rollout.has_image, make(size, shape.out_channels, *pixels)
+    reads_image = has_image and image_dim is not None
     return {
-        "latent": make(size, shape.out_channels, *pixels),
+        "latent": latent,
         "condition": Condition(
             text=make(size, scene.text_length, shape.text_dim),
-            image_tokens=make(size, tokens, shape.image_dim) if tokens and shape.image_dim else None,
-            y=make(size, channels, *pixels) if channels else None,
+            image_tokens=make(size, scene.image_tokens, image_dim) if reads_image else None,
+            y=make(size, image_channels(shape.out_channels, image_dim), *pixels) if reads_image else None,
+            first_latent=latent[:, :, :1] if has_image else None,
+            positions=make(size, positions, *pixels) if positions else None,
             unconditional_text=make(1, scene.text_length, shape.text_dim),
         ),
         "key": [str(number) for number in range(size)],
@@ -76,9 +81,14 @@ def build_method(scene: Scene, networks: Mapping[str, nn.Module]) -> ComposerMod
     """The run's method over these networks."""
     config = scene.config
     if config.method == "sft":
-        return SFT(networks["generator"], config.sft)
+        return SFT(networks["generator"], config.sft, first_frame_given=config.rollout.first_frame_given)
     if config.method == "causal_sft":
-        return CausalSFT(networks["generator"], config.causal_sft, config.rollout.frames_per_block)
+        return CausalSFT(
+            networks["generator"],
+            config.causal_sft,
+            config.rollout.frames_per_block,
+            first_frame_given=config.rollout.first_frame_given,
+        )
     return DMD(networks["generator"], networks["critic"], networks["teacher"], config.dmd, config.rollout)
 
 

@@ -11,9 +11,11 @@ from harness.config.schema import Preset, RunConfig
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.models.presets import WanGeometry, geometry
+from harness.models.widening import image_channels
 from harness.training.inputs import critic_folder, teacher_folder
 
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14, as Wan2.1 takes them (arXiv 2503.20314)
+RANDOM_CLIP_PATCH = 4  # pixels; `harness.models.image`, which takes seconds to import, makes that encoder
 
 
 @frozen(kw_only=True)
@@ -22,6 +24,7 @@ class Scene:
 
     networks   role → geometry: `generator`, and for dmd `critic` and `teacher`
     height, width, text_length   of a batch's latents and prompts
+    image_tokens   tokens of a batch's images; 0 in text to video
     world_size   processes, one for each device
     """
 
@@ -30,6 +33,7 @@ class Scene:
     height: int
     width: int
     text_length: int
+    image_tokens: int = 0
     world_size: int = 1
 
     @property
@@ -86,8 +90,9 @@ def build_scene(
 ) -> Scene:
     """The scene of a configuration.
 
-    teacher   preset of the teacher; by default what its folder says, and where there is none yet the generator's own.
-              So it is for a critic with a folder of its own; any other has the teacher's size
+    teacher   preset of the teacher; by default what its folder says, and where there is none yet the generator's own,
+              or the preset's for image to video. So it is for a critic with a folder of its own; any other has the
+              teacher's size
 
     Raises:
         HarnessError: an unknown model, a damaged config.json.
@@ -96,8 +101,9 @@ def build_scene(
     if config.method != "dmd":
         networks: tuple[tuple[str, WanGeometry], ...] = (("generator", own),)
     else:
-        score = geometry(teacher) if teacher else written_geometry(teacher_folder(config, root)) or own
-        critic = score if config.critic is None else written_geometry(critic_folder(config, root)) or own
+        usual = geometry(_score_model(config, preset))
+        score = geometry(teacher) if teacher else written_geometry(teacher_folder(config, root)) or usual
+        critic = score if config.critic is None else written_geometry(critic_folder(config, root)) or usual
         networks = (("generator", own), ("critic", critic), ("teacher", score))
     factor = preset.encoders.spatial_factor
     return Scene(
@@ -106,6 +112,7 @@ def build_scene(
         height=preset.data.height // factor,
         width=preset.data.width // factor,
         text_length=preset.encoders.text_length,
+        image_tokens=count_image_tokens(preset, root) if config.rollout.has_image else 0,
         world_size=world_size,
     )
 
@@ -120,11 +127,29 @@ def written_geometry(folder: Path) -> WanGeometry | None:
     return WanGeometry(**found)
 
 
-def condition_channels(shape: WanGeometry) -> int:
-    """Channels of `y` that are joined to the latent: mask and first frame, or the position channels."""
-    return shape.in_channels - shape.out_channels
+def _score_model(config: RunConfig, preset: Preset) -> str:
+    """The preset of critic and teacher, as far as the settings tell: in image to video one that reads the image, even
+    where the generator does not.
+    """
+    if config.rollout.has_image and geometry(config.model).image_dim is None and preset.i2v is not None:
+        return str(preset.i2v.get("model", config.model))
+    return config.model
 
 
-def image_tokens(shape: WanGeometry) -> int:
-    """CLIP tokens that the network is given."""
-    return IMAGE_TOKENS if shape.image_dim else 0
+def count_image_tokens(preset: Preset, root: Path) -> int:
+    """Tokens of an image, as the preset's image encoder makes them; where its folder is not here, as Wan's does."""
+    name = preset.encoders.image_encoder
+    if name is None:
+        return 0
+    if name == "random_clip":
+        return (min(preset.data.height, preset.data.width) // RANDOM_CLIP_PATCH) ** 2 + 1
+    path = root / name / "config.json"
+    if not path.is_file():
+        return IMAGE_TOKENS
+    vision = read_json(path)
+    return (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+
+
+def position_channels(shape: WanGeometry) -> int:
+    """Input channels besides the noisy latent and those of the image."""
+    return shape.in_channels - shape.out_channels - image_channels(shape.out_channels, shape.image_dim)

@@ -25,6 +25,8 @@ PRESETS = list(load_params(ROOT / "params.yaml").raw["presets"])
 TARGETS = [
     "teacher",
     "causal_sft/seed0",
+    "teacher_i2v",
+    *(f"causal_sft_i2v/{way}/seed0" for way in ("channels", "first_latent", "both")),
     *(
         f"{file.parent.name}/{arm}/seed0"
         for file in sorted((ROOT / "experiments").glob("*/experiment.yaml"))
@@ -196,3 +198,41 @@ def test_every_preset(name, method):
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_declared_target(target):
     assert "method" in explain(resolve_target(target, ROOT), load_params(ROOT / "params.yaml").preset)
+
+
+def shipped(target):
+    return explain(resolve_target(target, ROOT), load_params(ROOT / "params.yaml", "tiny").preset)
+
+
+def test_how_an_image_is_given():
+    channels = shipped("i2v_conditioning/channels/seed0")
+    assert "given as image tokens and `y` on channels; the model generates all frames; critic and teacher" in channels
+    assert "causal_sft_i2v/channels/seed0/model" in channels
+    assert "3 blocks of 3; a block sees" in channels
+    assert "captions, and image tokens and `y` of their first frames, of the clips" in channels
+    first = shipped("i2v_conditioning/first_latent/seed0")
+    assert "frame 0, in the cache before the first block, without loss; the model reads no image; critic" in first
+    assert "3 blocks of 3 after the given first frame" in first
+    assert "the given first frame clean" in first
+    both = shipped("causal_sft_i2v/both/seed0")
+    assert "given as image tokens and `y`, and as its latent, frame 0, clean at t = 0, without loss" in both
+    assert "a clean first frame, then 3 blocks of 3" in both
+    text = shipped("i2v_vs_t2v/t2v/seed0")
+    for word in ("first frame", "image tokens"):
+        assert word not in text
+
+
+def test_a_given_first_frame_costs_a_context_pass_and_no_block():
+    given = RolloutConfig(image_conditioning="first_latent")
+    assert sampling_forwards(given, 21) == (28, 7)
+    assert sampling_forwards(evolve(given, frames_per_block=4), 21) == (20, 5)
+    assert sampling_forwards(evolve(given, attention="bidirectional"), 21) == (4, 0)
+    cost = training_rollout_cost(given, 22)
+    assert (cost.blocks, cost.context_passes) == (7, 7)
+
+
+def test_image_to_video_targets_are_declared_for_the_seeds_of_the_parameters(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert undeclared("teacher_i2v") is None
+    assert undeclared("causal_sft_i2v/both/seed2") is None
+    assert "params.yaml has [0, 1, 2]" in str(undeclared("causal_sft_i2v/both/seed9"))

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from attrs import evolve
 
+from harness.planning.compute import work_of_pass
 from harness.planning.rehearsal import ACTIVATIONS, CACHE, CASTS, GRADIENTS, PROMPT, extrapolate, make_batch, rehearse
 
 
@@ -90,3 +92,39 @@ def test_a_batch_has_what_the_networks_read(small):
     assert batch["condition"].y is None
     assert batch["condition"].unconditional_text.shape[0] == 1
     assert not torch.equal(batch["condition"].text, torch.zeros(3, 5, 8))
+
+
+def image_scene(small, way, attention="causal", method="dmd"):
+    """Text-to-video generator where it is only given the first frame; critic and teacher read the image."""
+    scene = small(method, f"rollout.image_conditioning={way}", f"rollout.attention={attention}", layers=(1, 1, 1))
+    reads = {"in_channels": 36, "image_dim": 6, "added_kv_proj_dim": 24}
+    networks = tuple(
+        (role, shape if role == "generator" and way == "first_latent" else evolve(shape, **reads))
+        for role, shape in scene.networks
+    )
+    return evolve(scene, networks=networks, image_tokens=7)
+
+
+def test_a_batch_with_an_image(small):
+    condition = make_batch(image_scene(small, "first_latent"), 3, device="cpu")["condition"]
+    assert condition.image_tokens.shape == (3, 7, 6)
+    assert condition.y.shape == (3, 20, 6, 4, 4)
+    assert condition.first_latent.shape == (3, 16, 1, 4, 4)
+    assert condition.positions is None
+    scene = small("sft")
+    positions = evolve(scene, networks=(("generator", evolve(scene.networks[0][1], in_channels=21)),))
+    condition = make_batch(positions, 3, device="cpu")["condition"]
+    assert condition.positions.shape == (3, 5, 6, 4, 4)
+    assert (condition.y, condition.image_tokens, condition.first_latent) == (None, None, None)
+
+
+@pytest.mark.parametrize("way", ["channels", "first_latent", "both"])
+@pytest.mark.parametrize(("method", "attention"), [("dmd", "causal"), ("dmd", "bidirectional"), ("sft", "causal")])
+def test_image_to_video_is_rehearsed_and_counted(small, way, method, attention):
+    scene = image_scene(small, way, attention, method)
+    assert rehearse(scene, "generator")
+    work = work_of_pass(scene, "generator", 1)
+    blocks = 2 if (method, attention) == ("dmd", "causal") else 1  # of 3 frames: of 6, or of 5 after a given one
+    assert work["generator", "with gradient"].calls == blocks
+    if (method, attention) == ("dmd", "causal"):
+        assert work["generator", "to fill the cache"].calls == blocks - 1 + (way != "channels")

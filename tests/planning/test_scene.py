@@ -6,8 +6,9 @@ from attrs import asdict, evolve
 
 from harness.config.load import load_params, resolve_preset
 from harness.errors import HarnessError
+from harness.models.image import PATCH
 from harness.models.presets import geometry
-from harness.planning.scene import build_scene, condition_channels, image_tokens
+from harness.planning.scene import RANDOM_CLIP_PATCH, build_scene, count_image_tokens, position_channels
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
@@ -49,7 +50,30 @@ def test_microbatches(small):
     assert small("dmd", "dmd.rollouts_ahead=true", "dmd.critic_updates_per_generator_update=3").rollouts_together == 3
 
 
-def test_image_to_video_has_more_inputs():
-    shape = geometry("wan2.1-i2v-14b-480p")
-    assert (condition_channels(shape), image_tokens(shape)) == (20, 257)
-    assert image_tokens(geometry("tiny")) == 0
+def test_channels_besides_the_image():
+    assert position_channels(geometry("wan2.1-i2v-14b-480p")) == 0
+    assert position_channels(geometry("wan2.1-t2v-14b")) == 0
+    assert position_channels(geometry("tiny")) == position_channels(geometry("tiny-i2v")) == 5
+
+
+def test_image_tokens_are_those_of_the_presets_encoder(tmp_path):
+    image = ["rollout.image_conditioning=channels"]
+    for name, tokens in (("tiny", (24 // PATCH) ** 2 + 1), ("wan2_1-i2v-14b-480p", 257)):
+        config, preset = resolve_preset(name, "sft", image, PARAMS), load_params(PARAMS, name).preset
+        assert build_scene(config, preset, root=tmp_path).image_tokens == tokens
+    assert scene("tiny", root=tmp_path).image_tokens == 0
+    preset = load_params(PARAMS, "wan2_1-i2v-14b-480p").preset
+    folder = tmp_path / preset.encoders.image_encoder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"image_size": 56, "patch_size": 14}))
+    assert count_image_tokens(preset, tmp_path) == 17
+    assert RANDOM_CLIP_PATCH == PATCH
+
+
+def test_critic_and_teacher_of_an_image_run_read_the_image(tmp_path):
+    preset = load_params(PARAMS, "tiny").preset
+    for way, generator in (("first_latent", None), ("channels", 64)):
+        config = resolve_preset("tiny", "dmd", [f"rollout.image_conditioning={way}"], PARAMS)
+        networks = dict(build_scene(config, preset, root=tmp_path).networks)
+        assert (networks["generator"].image_dim, networks["critic"].image_dim) == (generator, 64)
+        assert networks["teacher"].image_dim == 64

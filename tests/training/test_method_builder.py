@@ -132,7 +132,7 @@ def test_an_image_teacher_of_a_text_run_is_refused(project, small_run):
     config = small_run(
         project, "dmd", "teacher=checkpoints/teacher_i2v", "init.kind=checkpoint", "init.path=checkpoints/teacher"
     )
-    with pytest.raises(HarnessError, match="image_dim is 64.*none: critic and teacher must be text-to-video"):
+    with pytest.raises(HarnessError, match=r"image_dim is 64.*none: critic and teacher must be text-to-video"):
         build_method(config, project)
 
 
