@@ -6,11 +6,14 @@ import torch
 from attrs import evolve
 
 from harness.config.load import resolve_target
+from harness.config.metrics import OF_IMAGES
 from harness.data.mds import load_split
 from harness.errors import HarnessError
 from harness.evaluation.evaluators import load_evaluators
 from harness.evaluation.monitor import build_monitor, sampler_for
+from harness.io import write_json
 from harness.models.checkpoint import load_model
+from harness.models.codec import from_pixels
 
 
 def monitor_of(root, target: str):
@@ -146,3 +149,104 @@ def test_as_many_clips_at_once_as_the_run_says(root):
     assert max(sizes) == 3
     assert len(monitor.shown) == 4
     assert sum(sizes) == run.monitor.clips
+
+
+def monitor_with_card(tmp_path, source, target: str, late_motion: float | None, **changes):
+    """The monitor of a run whose teacher has a card, in a project that shares its files with another."""
+    for part in ("data", "experiments", "checkpoints", "params.yaml"):
+        (tmp_path / part).symlink_to(source / part)
+    run = resolve_target(target, tmp_path)
+    if late_motion is not None:
+        metrics = {"late_motion": {"value": late_motion, "low": late_motion, "high": late_motion}}
+        name = run.teacher.removeprefix("checkpoints/")
+        write_json(tmp_path / f"results/{name}/cards.json", {"models": {"teacher": {"metrics": metrics}}})
+    return build_monitor(
+        evolve(run, monitor=evolve(run.monitor, **changes)),
+        data_folder=tmp_path / "data/encoded",
+        evaluators_folder=tmp_path / "checkpoints/evaluators",
+        encoders_folder=tmp_path / "checkpoints/encoders",
+    )
+
+
+class Player(torch.nn.Linear):
+    """Stands for a network that reads no image."""
+
+    config = {"image_dim": None}
+
+
+def played(monitor, clips: np.ndarray) -> dict[str, float]:
+    """What the monitor says of a generator that plays these clips, uint8 `[N, F, H, W, 3]`, without loss."""
+    latents = iter(from_pixels(clips).split(monitor.batch_size))
+    monitor.sampler = lambda model, noise, condition, rng: next(latents)
+    return monitor(Player(1, 1))
+
+
+@pytest.fixture
+def pixels(monkeypatch):
+    """A codec whose latents are pixels."""
+    monkeypatch.setattr("harness.evaluation.monitor.decode_latents", lambda vae, latents: latents)
+
+
+@pytest.mark.parametrize("target", ["pictured/both/seed0", "causal_sft_i2v/first_latent/seed0"])
+def test_clips_that_stand_still_are_far_below_the_teacher(image_root, tmp_path, pixels, target):
+    monitor = monitor_with_card(tmp_path, image_root, target, late_motion=0.8)
+    clips = np.stack(load_split(image_root / "data/clips/validation")["video"])[monitor.prompts.prompts]
+    sound = played(monitor, clips)
+    assert sound["static_collapse"] == pytest.approx(sound["late_motion"] / 0.8)
+    assert sound["late_motion"] == pytest.approx(1, abs=0.2)
+    assert sound["first_frame_psnr"] > 50
+    assert sound["image_identity"] == pytest.approx(1, abs=0.1)
+    frozen = played(monitor, np.broadcast_to(clips[:, :1], clips.shape))
+    assert frozen["static_collapse"] == 0
+    assert frozen["first_frame_psnr"] > 50
+    other = played(monitor, np.roll(clips, 1, axis=0))
+    assert other["first_frame_psnr"] < 25
+    assert other["image_identity"] < 0.7
+    assert other["static_collapse"] == pytest.approx(sound["static_collapse"], rel=0.1)
+    assert played(monitor, np.zeros_like(clips))["static_collapse"] == 0
+
+
+def test_networks_with_and_without_image_inputs_are_measured(image_root, tmp_path):
+    for way in ("channels", "first_latent"):
+        (tmp_path / way).mkdir()
+        monitor = monitor_with_card(tmp_path / way, image_root, f"pictured/{way}/seed0", late_motion=1.0)
+        values = monitor(load_model(image_root / f"checkpoints/pictured/{way}/seed0/model"))
+        assert {*OF_IMAGES, "late_motion", "static_collapse"} <= set(values)
+        assert all(math.isfinite(value) for value in values.values())
+
+
+def test_without_an_image_or_a_teachers_card_their_metrics_are_left_out(root, tmp_path, student):
+    values = student(load_model(root / "checkpoints/toy/low/seed0/model"))
+    assert not {*OF_IMAGES, "static_collapse", "fvd_gap"} & set(values)
+    monitor = monitor_with_card(tmp_path, root, "toy/low/seed0", late_motion=0.5)
+    measured = monitor(load_model(root / "checkpoints/toy/low/seed0/model"))
+    assert measured.pop("static_collapse") == pytest.approx(2 * values["late_motion"])
+    assert measured == values  # a card of the teacher changes no other number
+
+
+def test_a_teacher_in_training_is_not_measured_against_its_earlier_self(root, tmp_path):
+    assert monitor_with_card(tmp_path, root, "teacher", late_motion=0.5).teacher_motion is None
+
+
+def test_a_teacher_that_stands_still_is_no_measure(root, tmp_path):
+    monitor = monitor_with_card(tmp_path, root, "toy/low/seed0", late_motion=0.0)
+    assert "static_collapse" not in monitor(load_model(root / "checkpoints/toy/low/seed0/model"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("fvd_gap", "of finished runs only"),
+        ("image_identity", "against a given image"),
+        ("static_collapse", "no card of the teacher checkpoints/teacher"),
+    ],
+)
+def test_what_this_run_does_not_measure_cannot_choose_its_best_weights(root, tmp_path, metric, why):
+    with pytest.raises(HarnessError, match=rf"monitor\.metric: {metric} .*{why}"):
+        monitor_with_card(tmp_path, root, "toy/low/seed0", None, metric=metric)
+
+
+def test_what_it_measures_can(image_root, tmp_path):
+    monitor_with_card(tmp_path, image_root, "pictured/both/seed0", late_motion=1.0, metric="image_identity")
+    (tmp_path / "b").mkdir()
+    monitor_with_card(tmp_path / "b", image_root, "pictured/both/seed0", late_motion=1.0, metric="static_collapse")

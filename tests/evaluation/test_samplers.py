@@ -82,3 +82,22 @@ def test_the_stopwatch_adds_up():
     with watch:
         torch.rand(200, 200) @ torch.rand(200, 200)
     assert watch.seconds > first >= 0
+
+
+@pytest.mark.parametrize("kind", ["few_step", "euler", "causal_euler"])
+@pytest.mark.parametrize("way", ["none", "channels", "first_latent", "both"])
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_a_given_first_frame_stays_in_every_sampler(kind, way, attention):
+    rollout = evolve(ROLLOUT, image_conditioning=way, attention=attention)
+    noise = torch.randn(2, 4, 6, 2, 2, generator=torch.Generator().manual_seed(1))
+    first = torch.full((2, 4, 1, 2, 2), 3.0)
+    condition = Condition(text=torch.zeros(2, 3, 4), first_latent=first)
+    latents = Sampler(kind=kind, rollout=rollout, steps=2)(Decay(), noise, condition, torch.Generator().manual_seed(0))
+    assert latents.shape == noise.shape
+    assert torch.equal(latents[:, :, :1], first) == (way in ("first_latent", "both"))
+    assert not (latents[:, :, 1:] == 3).any()
+
+
+def test_the_way_of_the_image_is_described():
+    assert "image_conditioning" not in Sampler.few_step(ROLLOUT).describe()
+    assert Sampler.few_step(evolve(ROLLOUT, image_conditioning="both")).describe()["image_conditioning"] == "both"
