@@ -171,14 +171,16 @@ def monitor_with_card(tmp_path, source, target: str, late_motion: float | None, 
 class Player(torch.nn.Linear):
     """Stands for a network that reads no image."""
 
-    config = {"image_dim": None}
+    def __init__(self):
+        super().__init__(1, 1)
+        self.config = {"image_dim": None}
 
 
 def played(monitor, clips: np.ndarray) -> dict[str, float]:
     """What the monitor says of a generator that plays these clips, uint8 `[N, F, H, W, 3]`, without loss."""
     latents = iter(from_pixels(clips).split(monitor.batch_size))
     monitor.sampler = lambda model, noise, condition, rng: next(latents)
-    return monitor(Player(1, 1))
+    return monitor(Player())
 
 
 @pytest.fixture
