@@ -35,13 +35,13 @@ from harness.formats.placing import whole_folder
 from harness.io import read_json, write_json
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
-from harness.models.codec import VAE, decode_latents
+from harness.models.codec import VAE
 from harness.models.condition import Condition, position_channels
 from harness.models.denoiser import condition_for
 from harness.models.image import ImageEncoder
 from harness.models.reference_latent import factors
 from harness.models.text import TextEncoder, encode_prompt
-from harness.pipeline.decoding import FrameDecoder
+from harness.pipeline.decoding import FrameDecoder, decode_clip
 from harness.pipeline.inputs import image_inputs, reads_image
 from harness.pipeline.parts import NAMES, cast_parts, load_parts
 from harness.rollout.causal import causal_blocks
@@ -238,7 +238,7 @@ class CausalWanPipeline(DiffusionPipeline):
         made = rollout(self.transformer, start.noise, start.condition, self.settings, start.rng).float()
         frames = made
         if output_type != "latent":
-            frames = self._shown(decode_latents(self.vae, made.to(self.vae.dtype)), output_type)
+            frames = self._shown(decode_clip(self.vae, made.to(self.vae.dtype)), output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=frames) if return_dict else (frames,)
 

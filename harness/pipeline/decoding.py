@@ -1,7 +1,8 @@
 """Latents → frames, a few at a time: what a whole clip's decoding gives, as soon as each part of it is known.
 
 Both VAEs are causal: a frame depends on its own latent and on earlier ones. So a clip can be decoded while it is being
-made, and the frames are those of `decode_latents` over the whole.
+made. Every latent frame goes through the VAE alone, so the result does not depend on where the clip was cut, to the
+last bit; against `decode_latents`, which maps all frames at once before it goes through them, it differs by rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,16 @@ from harness.errors import HarnessError
 from harness.models.codec import VAE, PCACodec, decode_latents, latent_scale
 
 
+def in_tiles(vae: VAE) -> bool:
+    """Whether tiling or slicing is turned on, which decodes whole clips only."""
+    return isinstance(vae, AutoencoderKLWan) and (vae.use_tiling or vae.use_slicing)
+
+
+def decode_clip(vae: VAE, latents: Tensor) -> Tensor:
+    """Whole clips `[B, C, F', h, w]`, bit for bit as they are streamed; in tiles where the VAE is set to."""
+    return decode_latents(vae, latents) if in_tiles(vae) else FrameDecoder(vae).decode(latents)
+
+
 class FrameDecoder:
     """Decodes one batch of clips in order. It keeps the past that it needs itself, so the VAE stays free for others.
 
@@ -23,7 +34,7 @@ class FrameDecoder:
     """
 
     def __init__(self, vae: VAE) -> None:
-        if isinstance(vae, AutoencoderKLWan) and (vae.use_tiling or vae.use_slicing):
+        if in_tiles(vae):
             raise HarnessError(
                 "the VAE decodes in tiles or slices, which needs the whole clip: call disable_tiling() and "
                 "disable_slicing() on it, or make the whole clip instead of streaming it"
@@ -53,14 +64,19 @@ class FrameDecoder:
         """As `AutoencoderKLWan.decode`, with the convolutions' past kept from one call to the next."""
         vae = cast(Any, self.vae)
         mean, std = latent_scale(self.vae).tensors(latents)
-        x = vae.post_quant_conv(latents * std + mean)
+        if hook := getattr(vae, "_hf_hook", None):  # what `decode` does for a VAE that waits in host memory
+            hook.pre_forward(vae)
+        raw = latents * std + mean
         if self.frames == 0:
             self._past = [None] * vae._cached_conv_counts["decoder"]
         pieces = [
             vae.decoder(
-                x[:, :, i : i + 1], feat_cache=self._past, feat_idx=[0], first_chunk=self.frames == 0 and i == 0
+                vae.post_quant_conv(raw[:, :, i : i + 1]),
+                feat_cache=self._past,
+                feat_idx=[0],
+                first_chunk=self.frames == 0 and i == 0,
             )
-            for i in range(x.shape[2])
+            for i in range(raw.shape[2])
         ]
         video = torch.cat(pieces, dim=2)
         if vae.config.patch_size is not None:

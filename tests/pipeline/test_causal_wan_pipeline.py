@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from image_project import FRAMES, LATENT, SIZE, photo, target
 from PIL import Image
@@ -290,6 +290,34 @@ def test_the_pipeline_of_a_target_knows_its_run(project, pipelines):
     assert (config["height"], config["width"], config["num_frames"], config["fps"]) == (SIZE, SIZE, FRAMES, 8)
     assert (config["text_length"], config["position_channels"]) == (12, True)
     assert CausalWanPipeline.from_target("causal_sft_i2v/both/seed0", project).settings.attention == "causal"
+
+
+@pytest.fixture
+def stock(pipelines, tmp_path):
+    """A folder of diffusers' own image-to-video pipeline, with the real VAE, tiny."""
+    torch.manual_seed(0)
+    sizes = {"base_dim": 8, "z_dim": LATENT[0], "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    parts = pipelines["channels"].components | {"vae": AutoencoderKLWan(**sizes)}
+    geometry = dict(pipelines["channels"].transformer.config) | {"in_channels": 2 * LATENT[0] + 4}
+    parts["transformer"] = WanTransformer3DModel.from_config(geometry)
+    WanImageToVideoPipeline(**parts, scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "stock")
+    return tmp_path / "stock"
+
+
+def test_a_folder_of_diffusers_pipeline_is_read_with_the_rollout_given(stock, tmp_path):
+    """And the real VAE streams, over one block more than it would need."""
+    rollout = RolloutConfig(image_conditioning="both", frames_per_block=2, denoising_steps=(1000, 500))
+    with pytest.raises(HarnessError, match=r"says nothing of `rollout`"):
+        CausalWanPipeline.from_pretrained(stock)
+    pipeline = CausalWanPipeline.from_pretrained(stock, rollout=rollout, text_length=12, height=16, width=32)
+    options = {"num_frames": 17, "generator": seeded()}
+    whole = pipeline(PROMPT, picture(), **options).frames
+    pieces = list(pipeline.stream(PROMPT, picture(), **options | {"generator": seeded()}))
+    assert [piece.shape for piece in pieces] == [(1, 1, 16, 32, 3), (1, 8, 16, 32, 3), (1, 8, 16, 32, 3)]
+    assert np.array_equal(np.concatenate(pieces, axis=1), whole)
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = CausalWanPipeline.from_pretrained(tmp_path / "saved")
+    assert np.array_equal(again(PROMPT, picture(), **options | {"generator": seeded()}).frames, whole)
 
 
 @pytest.mark.parametrize("name", ["wan2.1-i2v-14b-480p", "wan2.1-t2v-1.3b"])

@@ -1,12 +1,14 @@
 """Frames decoded a few at a time are those of the whole clip, bit for bit, for both VAEs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
 from harness.errors import HarnessError
 from harness.models.codec import PCACodec, decode_latents
-from harness.pipeline.decoding import FrameDecoder
+from harness.pipeline.decoding import FrameDecoder, decode_clip
 
 
 def pca() -> PCACodec:
@@ -17,26 +19,29 @@ def pca() -> PCACodec:
     return codec
 
 
-def wan(**other) -> AutoencoderKLWan:
+def wan(channels: int = 4) -> AutoencoderKLWan:
     torch.manual_seed(0)
-    sizes = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-    scale = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [2.0, 1.5, 0.7, 1.0]}
-    return AutoencoderKLWan(**sizes, **scale, **other).eval()
+    sizes = {"base_dim": 8, "z_dim": channels, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    repeats = channels // 4
+    scale = {"latents_mean": [0.1, -0.2, 0.3, 0.0] * repeats, "latents_std": [2.0, 1.5, 0.7, 1.0] * repeats}
+    return AutoencoderKLWan(**sizes, **scale).eval()
 
 
-VAES = {"pca": pca, "wan": wan}
+VAES = {"pca": pca, "wan": wan, "wan16": lambda: wan(16)}
 
 
 @pytest.mark.parametrize("kind", VAES)
 @pytest.mark.parametrize("sizes", [(1, 2, 2), (3, 2), (2, 1, 1, 1), (5,)])
 def test_pieces_are_the_whole(kind, sizes):
     vae = VAES[kind]()
-    latents = torch.randn(2, 4, 5, 4, 4, generator=torch.Generator().manual_seed(1))
-    whole = decode_latents(vae, latents)
+    channels = vae.config["z_dim"]
+    latents = torch.randn(2, channels, 5, 4, 4, generator=torch.Generator().manual_seed(1))
+    whole = decode_clip(vae, latents)
+    assert torch.allclose(whole, decode_latents(vae, latents), atol=1e-5)
     decoder, pieces = FrameDecoder(vae), []
     for block in latents.split(sizes, dim=2):
         pieces.append(decoder.decode(block))
-        decode_latents(vae, torch.randn(1, 4, 2, 4, 4))  # another clip in between changes nothing
+        decode_latents(vae, torch.randn(1, channels, 2, 4, 4))  # another clip in between changes nothing
     assert [piece.shape[2] for piece in pieces] == [4 * sizes[0] - 3, *(4 * size for size in sizes[1:])]
     assert torch.equal(torch.cat(pieces, dim=2), whole)
     assert whole.std() > 0.01
@@ -59,3 +64,12 @@ def test_a_vae_in_tiles_or_slices_is_refused(turn_on):
     getattr(vae, turn_on)()
     with pytest.raises(HarnessError, match="decodes in tiles or slices"):
         FrameDecoder(vae)
+    latents = torch.randn(2, 4, 3, 4, 4)
+    assert torch.allclose(decode_clip(vae, latents), FrameDecoder(wan()).decode(latents), atol=1e-5)
+
+
+def test_a_vae_that_waits_in_host_memory_is_fetched():
+    vae, fetched = wan(), []
+    vae._hf_hook = SimpleNamespace(pre_forward=fetched.append)
+    FrameDecoder(vae).decode(torch.randn(1, 4, 1, 4, 4))
+    assert fetched == [vae]
