@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from harness.config.documents import read_yaml
 from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target, split_target
@@ -136,17 +136,15 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
 
 def _image(config: RunConfig) -> str:
     """How a given image reaches the networks."""
-    rollout = config.rollout
-    cached = config.method == "dmd" and rollout.attention == "causal"
+    cached = config.method == "dmd" and config.rollout.attention == "causal"
     place = "in the cache before the first block" if cached else "clean at t = 0"
     ways = {
         "channels": "given as image tokens and `y` on channels; the model generates all frames",
         "first_latent": f"given as its latent, frame 0, {place}, without loss; the model reads no image",
         "both": f"given as image tokens and `y`, and as its latent, frame 0, {place}, without loss",
     }
-    return ways[rollout.image_conditioning] + (
-        "; critic and teacher get tokens and `y`" if config.method == "dmd" else ""
-    )
+    scores = "; critic and teacher get tokens and `y`" if config.method == "dmd" else ""
+    return ways[config.rollout.image_conditioning] + scores
 
 
 def _steps(rollout: RolloutConfig) -> str:
@@ -174,10 +172,11 @@ def _rollout(config: RunConfig) -> Iterable[Line]:
     if rollout.attention == "bidirectional":
         yield "attention", f"bidirectional: all {config.frames} latent frames at once, no cache"
         return
-    given = " after the given first frame" if rollout.first_frame_given else ""
+    given, clean = "", ""
+    if rollout.first_frame_given:
+        given, clean = " after the given first frame", ", the given first frame clean"
     blocks = f"{cost.blocks} blocks of {rollout.frames_per_block}{given}"
     yield "attention", f"causal: {blocks}; a block sees {_reach(rollout)}"
-    clean = ", the given first frame clean" if rollout.first_frame_given else ""
     yield "context", f"finished blocks are written to the cache at sigma {rollout.context_sigma:g}{clean}"
     gradient = {
         "detach": "cached keys and values are detached, as in the paper",
@@ -251,9 +250,8 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
 
 def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
     if isinstance(section, CausalSFTConfig):
-        given = int(config.rollout.first_frame_given)
-        blocks = math.ceil((config.frames - given) / config.rollout.frames_per_block)
-        after = "a clean first frame, then " if given else ""
+        blocks, _ = _blocks(evolve(config.rollout, attention="causal"), config.frames)
+        after = "a clean first frame, then " if config.rollout.first_frame_given else ""
         contexts = {
             "teacher_forcing": "clean earlier blocks ([clean ‖ noisy] input)",
             "diffusion_forcing": "noisy earlier blocks",
@@ -389,8 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness explain", description=main.__doc__)
     parser.add_argument(
         "what",
-        help="a target (teacher, causal_sft/seed0, teacher_i2v, causal_sft_i2v/WAY/seed0, EXPERIMENT/ARM/seed0), a "
-        ".yaml file, or a preset's name",
+        help="a target (teacher, causal_sft_i2v/both/seed0, EXPERIMENT/ARM/seed0), a .yaml file, a preset's name",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file or preset"

@@ -56,13 +56,16 @@ def make_batch(scene: Scene, size: int, device: str = "meta") -> dict[str, Any]:
     pixels, positions = (scene.config.frames, scene.height, scene.width), position_channels(shape)
     make = functools.partial(torch.ones, device=device)
     has_image, latent = scene.config.rollout.has_image, make(size, shape.out_channels, *pixels)
-    reads_image = has_image and image_dim is not None
+    tokens = y = None
+    if has_image and image_dim is not None:
+        tokens = make(size, scene.image_tokens, image_dim)
+        y = make(size, image_channels(shape.out_channels, image_dim), *pixels)
     return {
         "latent": latent,
         "condition": Condition(
             text=make(size, scene.text_length, shape.text_dim),
-            image_tokens=make(size, scene.image_tokens, image_dim) if reads_image else None,
-            y=make(size, image_channels(shape.out_channels, image_dim), *pixels) if reads_image else None,
+            image_tokens=tokens,
+            y=y,
             first_latent=latent[:, :, :1] if has_image else None,
             positions=make(size, positions, *pixels) if positions else None,
             unconditional_text=make(1, scene.text_length, shape.text_dim),
