@@ -19,15 +19,16 @@ def pca() -> PCACodec:
     return codec
 
 
-def wan(channels: int = 4) -> AutoencoderKLWan:
+def wan(channels: int = 4, **other) -> AutoencoderKLWan:
     torch.manual_seed(0)
     sizes = {"base_dim": 8, "z_dim": channels, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
     repeats = channels // 4
     scale = {"latents_mean": [0.1, -0.2, 0.3, 0.0] * repeats, "latents_std": [2.0, 1.5, 0.7, 1.0] * repeats}
-    return AutoencoderKLWan(**sizes, **scale).eval()
+    return AutoencoderKLWan(**sizes, **scale, **other).eval()
 
 
-VAES = {"pca": pca, "wan": wan, "wan16": lambda: wan(16)}
+WAN_2_2 = {"is_residual": True, "decoder_base_dim": 8, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+VAES = {"pca": pca, "wan": wan, "wan16": lambda: wan(16), "wan2.2": lambda: wan(**WAN_2_2)}
 
 
 @pytest.mark.parametrize("kind", VAES)
