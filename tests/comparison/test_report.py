@@ -232,6 +232,9 @@ def test_curves_of_images_are_drawn(image_pages):
         ids = re.findall(r'id="curve-(\w+)-update-figure_1"', image_pages[name])
         assert ids == metrics
         assert len(re.findall(r'id="curve-(\w+)-teraflops-figure_1"', image_pages[name])) == len(metrics)
+        figures = re.findall(r'<svg class="plot".*?</svg>', image_pages[name], re.DOTALL)
+        inked = {m: next(f for f in figures if f'"curve-{m}-update-' in f).count("var(--ink)") for m in metrics}
+        assert inked["static_collapse"] == inked["fvd"] + 1  # the level of the alarm
 
 
 def test_different_teachers_are_explained(image_pages):

@@ -111,6 +111,9 @@ def test_protocols_may_differ_in_the_image_where_it_is_varied_only(image_world):
     read_results(load_declaration(IMAGES, image_world.root), image_world.root)  # T2V cards have no such entry
     image_world.write_arms()
     image_world.edit(f"{NAME}/one_stage/seed1/cards.json", lambda card: card["protocol"].update(image={"given": "x"}))
+    image_world.edit(
+        f"{NAME}/one_stage/seed1/manifest.json", lambda m: m["config"]["rollout"].update(image_conditioning="channels")
+    )
     assert "one_stage/seed1/cards.json: protocol.image.given: 'x', but None in" in refused(image_world)
 
 
