@@ -44,7 +44,7 @@ def data(tmp_path_factory) -> SimpleNamespace:
 def image_data(data, tmp_path_factory) -> SimpleNamespace:
     """The same clips encoded for image to video, by a random CLIP tower of 17 tokens, 16 wide."""
     root: Path = tmp_path_factory.mktemp("image-data")
-    config = evolve(data.encoders_config, image_encoder="random_clip", image_dim=16)
+    config = evolve(data.encoders_config, image_encoder="random_clip", image_dim=16, image_layers=3)
     make_encoders(config, data.clips, root / "encoders")
     encode(data.clips, root / "encoders", root / "encoded", text_length=TEXT_LENGTH, image=True, work=root / "work")
     return SimpleNamespace(

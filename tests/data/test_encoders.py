@@ -32,6 +32,7 @@ def test_an_image_encoder_is_made_where_the_preset_has_one(data, image_data):
     assert not (data.encoders / "image_encoder").exists()
     encoder = load_image_encoder(image_data.encoders / "image_encoder", image_data.encoders / "image_processor")
     assert (encoder.num_tokens, encoder.dim) == (17, 16)  # (16 / 4)² and the class token
+    assert encoder.model.config.num_hidden_layers == 3
     for part in ("vae", "text_encoder", "tokenizer"):
         assert directory_digest(image_data.encoders / part) == directory_digest(data.encoders / part)
 

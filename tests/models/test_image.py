@@ -181,7 +181,7 @@ def told():
     [("digit", "mean", 0.8), ("digit", "all", 0.9), ("color", "mean", 0.97), ("color", "class token", 0.97)],
 )
 def test_random_tokens_carry_the_image(told, what, reading, at_least):
-    """Handwriting of other people than those fitted on; chance is 1 in 10 digits and 1 in 8 colors."""
+    """Handwriting of other people than those fitted on; chance is 1 in 10 digits and 1 in 4 colors."""
     read = {"mean": lambda t: t.mean(1), "all": lambda t: t.reshape(len(t), -1), "class token": lambda t: t[:, 0]}
     (labels, tokens), (others, unseen) = told
     guess = guessed(read[reading](tokens), labels[what], read[reading](unseen))
