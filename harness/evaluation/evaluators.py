@@ -21,6 +21,7 @@ from harness.io import atomic_write_bytes, read_json, sha256_file, write_json
 
 VIDEO_COMPONENTS = 24  # principal directions of the video features
 CHUNK = 64  # clips measured at a time: bounds memory
+LAG = 4  # frames over which late motion is seen: one latent frame
 
 
 @frozen(kw_only=True, eq=False)
@@ -42,7 +43,7 @@ class Measurements:
     brightness: np.ndarray  # [B, F], mean of all pixels in 0…1
     saturation: np.ndarray  # [B], (max − min) / max over channels, weighted by brightness
     motion_energy: np.ndarray  # [B], mean |frame difference|
-    late_motion: np.ndarray  # [B], the same without the step out of the first frame, which a clip may be given
+    late_motion: np.ndarray  # [B], see `late_motion`
     digits: DigitMeasurements | None = None  # None where the clips have no digits
     image: ImageMeasurements | None = None  # None where the clips were given no image
 
@@ -158,13 +159,12 @@ class Evaluators(nn.Module):
         projected = (raw - self.raw_mean) @ self.projection
         brightest, darkest = x.amax(1), x.amin(1)  # [B, F, H, W]
         purity = (brightest - darkest).mean((1, 2, 3)) / brightest.mean((1, 2, 3)).clamp_min(1e-4)
-        change = x.diff(dim=2).abs()
         return Measurements(
             features=_numpy(projected),
             brightness=_numpy(x.mean((1, 3, 4))),
             saturation=_numpy(purity),
-            motion_energy=_numpy(change.mean((1, 2, 3, 4))),
-            late_motion=_numpy(change[:, :, 1:].mean((1, 2, 3, 4))),
+            motion_energy=_numpy(x.diff(dim=2).abs().mean((1, 2, 3, 4))),
+            late_motion=_numpy(late_motion(x)),
             digits=digits,
             image=None if images is None else self._against_images(x, digits, unit_range(images[:, None])),
         )
@@ -200,6 +200,17 @@ def rigid_error(centered: Tensor) -> Tensor:
     residual = (centered - shape).square().sum((1, 3, 4))  # [B, F]
     visible = 1e-4 * shape[0].numel()
     return torch.where(energy > visible, residual / energy.clamp_min(visible), torch.ones_like(residual)).clamp_max(1)
+
+
+def late_motion(video: Tensor) -> Tensor:
+    """Mean |difference| of frames `LAG` apart without the first, which a clip may be given: `[B, 3, F, H, W]` → `[B]`.
+
+    A latent frame decodes to four frames. A generator that repeats one latent shows these four again and again: between
+    neighbors that is change, over four frames it is none. Clips of fewer frames are compared over as many as there are.
+    """
+    late = video[:, :, 1:]
+    lag = min(LAG, late.shape[2] - 1)
+    return (late[:, :, lag:] - late[:, :, :-lag]).abs().mean((1, 2, 3, 4))
 
 
 def save_evaluators(evaluators: Evaluators, folder: str | Path) -> None:

@@ -133,6 +133,7 @@ def planted_with_image(world: World) -> dict[str, Tensor]:
     return {
         "frozen clip": first.expand_as(video).contiguous(),
         "a jump, then frozen": torch.cat([first, others[:, :, 4:5].expand(rest)], 2),
+        "a loop of four frames": torch.cat([first, video[:, :, 1:5].repeat(1, 1, (FRAMES - 1) // 4, 1, 1)], 2),
         "ignored image": others,
         "image left after the first frame": torch.cat([first, others[:, :, 1:]], 2),
         "wrong image": video.roll(1, 0),

@@ -10,6 +10,7 @@ from harness.evaluation.evaluators import (
     CHUNK,
     Measurements,
     evaluators_digest,
+    late_motion,
     load_evaluators,
     rigid_error,
     save_evaluators,
@@ -105,11 +106,19 @@ def test_clips_without_an_image_have_none(world):
 
 
 def test_late_motion_leaves_out_the_step_from_the_first_frame(world):
-    jump = torch.zeros(1, 3, 9, 24, 24)
+    jump = torch.zeros(1, 3, 13, 24, 24)
     jump[:, :, 1:] = 1
     measured = world.evaluators.measure(jump * 2 - 1)
     assert measured.late_motion.tolist() == [0]
-    assert measured.motion_energy[0] == pytest.approx(1 / 8)
-    later = jump.clone()
-    later[:, :, 1] = 0
-    assert world.evaluators.measure(later * 2 - 1).late_motion[0] == pytest.approx(1 / 7)
+    assert measured.motion_energy[0] == pytest.approx(1 / 12)
+
+
+def test_late_motion_is_change_that_outlasts_four_frames():
+    video = torch.rand(2, 3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert late_motion(video.repeat(1, 1, 4, 1, 1)).tolist() == [0, 0]  # a loop
+    ramp = torch.linspace(0, 1, 17)[None, None, :, None, None].expand(1, 3, 17, 6, 6)
+    assert late_motion(ramp).item() == pytest.approx(4 / 16)
+    step = torch.zeros(1, 3, 11, 6, 6)
+    step[:, :, 6:] = 1  # four of the six pairs of frames 1 … 10 lie on both sides
+    assert late_motion(step).item() == pytest.approx(4 / 6)
+    assert late_motion(ramp[:, :, :5]).item() == pytest.approx(3 / 16)  # the shortest clip that is measured

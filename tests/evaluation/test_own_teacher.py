@@ -54,14 +54,14 @@ def test_a_card_has_the_gap_of_its_student_only():
     assert models["init"]["metrics"]["static_collapse"]["value"] == 0.333333  # rounded as all numbers of a card
 
 
-@pytest.mark.parametrize("fault", ["frozen clip", "a jump, then frozen", "black frames", "black after the image"])
+@pytest.mark.parametrize("fault", ["frozen clip", "a jump, then frozen", "a loop of four frames", "black frames"])
 def test_clips_that_stand_still_are_below_the_alarm(world, fault):
     def card(video) -> dict[str, dict[str, float]]:
         found = measure_card(world.clip_set(video, given=True), world.reference)
         return {name: asdict(estimate) for name, estimate in found.items()}
 
     teacher = card(world.good)
-    assert static_collapse(teacher, teacher).value == 1
+    assert static_collapse(teacher, teacher).value == pytest.approx(1)
     frozen = static_collapse(card(planted_with_image(world)[fault]), teacher)
     assert frozen.value <= frozen.high < STATIC_COLLAPSE_ALARM
 

@@ -53,6 +53,7 @@ CAUGHT = [  # fault, metric that must show it, least difference from clips witho
 CAUGHT_WITH_IMAGE = [  # as above, for clips that were given an image
     ("frozen clip", "late_motion", 0.8),
     ("a jump, then frozen", "late_motion", 0.8),
+    ("a loop of four frames", "late_motion", 0.8),
     ("ignored image", "first_frame_psnr", 8.0),
     ("ignored image", "first_frame_ssim", 0.2),
     ("ignored image", "image_identity", 0.25),
@@ -118,6 +119,7 @@ def test_what_the_metrics_of_an_image_are_blind_to(with_image):
     assert with_image["a flash"]["image_identity"] > 0.95
     assert with_image["ignored image"]["late_motion"] == pytest.approx(1, abs=0.1)
     assert with_image["a jump, then frozen"]["motion_energy"] > 0.1  # the jump is motion too: hence the other metric
+    assert with_image["a loop of four frames"]["motion_energy"] > 0.9
 
 
 def test_an_image_changes_no_other_metric(world, floor):
