@@ -24,7 +24,6 @@ from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
 from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
-from harness.models.denoiser import condition_for
 from harness.models.image import load_image_encoder
 from harness.models.reference_latent import factors
 from harness.models.text import encode_prompt, load_text_encoder
@@ -212,7 +211,7 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     noise = fixed_noise(arguments.seed, range(len(prompts)), latent_shape(data, frames)).to(device)
     rng = generator_for(arguments.seed, "renoise")
     with half_precision(run, device):
-        latents = sampler(model, noise, condition_for(model, condition).to(device), rng)
+        latents = sampler(model, noise, condition.to(device), rng)
     videos = to_pixels(decode_latents(vae, latents.float()))  # type: ignore[arg-type]
     for path, video in zip(paths, videos, strict=True):
         save_video(path, enlarge(video, scale_for(*video.shape[1:3])), params.preset.data.fps)

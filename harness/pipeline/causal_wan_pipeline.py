@@ -37,7 +37,6 @@ from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.codec import VAE
 from harness.models.condition import Condition, position_channels
-from harness.models.denoiser import condition_for
 from harness.models.image import ImageEncoder
 from harness.models.reference_latent import factors
 from harness.models.text import TextEncoder, encode_prompt
@@ -359,8 +358,7 @@ class CausalWanPipeline(DiffusionPipeline):
                 eyes = ImageEncoder(self.image_processor, self.image_encoder)
             image = image_inputs(self.vae, eyes, pictures, shape[1], tokens=reads_image(self.transformer))
         where = position_channels(*shape[1:]) if self.config["position_channels"] else None
-        made = condition_from_texts(texts, self.config["text_length"], None, where, **image)
-        return condition_for(self.transformer, made)
+        return condition_from_texts(texts, self.config["text_length"], None, where, **image)
 
     def _shown(self, video: Tensor, output_type: str) -> Any:
         """Video `[B, 3, F, H, W]` in [−1, 1] as the caller asked for it."""
