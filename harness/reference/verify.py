@@ -125,7 +125,8 @@ def check_encoders(root: Path, digests: Digests) -> Iterator[Check]:
         yield Check(subject=subject, claim="encoders", outcome="missing", detail=f"{path} is not here")
         return
     recorded = read_json(path)
-    for part in ("vae", "text_encoder", "tokenizer"):
+    image = [part for part in ("image_encoder", "image_processor") if part in recorded]
+    for part in ("vae", "text_encoder", "tokenizer", *image):
         folder = root / ENCODERS / part
         if not folder.is_dir():
             yield Check(subject=subject, claim="encoders", outcome="missing", detail=f"{folder} is not here")

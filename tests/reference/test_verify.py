@@ -53,12 +53,12 @@ def finished(tmp_path_factory) -> Path:
     experiment = "experiments/causal_vs_bidirectional/experiment.yaml"
     shutil.copy(ROOT / experiment, root / experiment)
     (root / "requirements.lock").write_text("".join(f"{name}=={v} \\\n" for name, v in package_versions().items()))
-    for name in ("encoders/vae", "encoders/text_encoder", "encoders/tokenizer", "evaluators"):
+    parts = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+    for name in (*(f"encoders/{part}" for part in parts), "evaluators"):
         (root / "checkpoints" / name).mkdir(parents=True)
         (root / "checkpoints" / name / "weights").write_text(name)
     for folder in ("data/clips", "data/encoded"):
         write_encoded(root / folder)
-    parts = ("vae", "text_encoder", "tokenizer")
     digests = {part: directory_digest(root / "checkpoints/encoders" / part) for part in parts}
     write_json(root / "data/encoded/fingerprint.json", {"schema": 1, **digests})
     for target in TARGETS:
@@ -252,8 +252,9 @@ def test_stale_shards(project):
     assert any(s == "dvc.lock" and d.startswith("data/encoded: md5") for s, _, d in found)
 
 
-def test_shards_of_other_encoders(project):
-    Path("checkpoints/encoders/vae/weights").write_text("another")
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "image_encoder", "image_processor"])
+def test_shards_of_other_encoders(project, part):
+    Path("checkpoints/encoders", part, "weights").write_text("another")
     found = told("teacher")
     assert [(s, c) for s, c, _ in found if s == "data/encoded"] == [("data/encoded", "encoders")]
     assert "run `dvc repro encode`" in next(d for s, _, d in found if s == "data/encoded")
