@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attrs import evolve
 from image_world import FRAMES, LATENT, MASKED, forget, make_batch, make_dmd, make_network, with_condition
 
 from harness.config.schema import AdamWConfig, CausalSFTConfig, RolloutConfig, SFTConfig
@@ -101,18 +102,20 @@ def test_critic_and_teacher_read_what_a_text_generator_does_not(change):
             assert torch.equal(a["output"].nan_to_num(), b["output"].nan_to_num()) is not changes, role
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize(("attention", "gradient_frames"), [("causal", 21), ("causal", 2), ("bidirectional", 21)])
 @pytest.mark.parametrize("way", ["first_latent", "both"])
-def test_a_given_first_frame_is_in_the_clip_and_not_in_the_loss(way, attention, monkeypatch):
+def test_a_given_first_frame_is_in_the_clip_and_not_in_the_loss(way, attention, gradient_frames, monkeypatch):
     method, batch = make_dmd(way, attention), make_batch()
+    method.rollout_config = evolve(method.rollout_config, gradient_frames=gradient_frames)
+    start = 3 if gradient_frames == 2 else 1  # where the last block begins, or the first
     seen = {}
 
     def keep(x, fake, real, *rest):
-        seen["x"] = x
-        return dmd_gradient(x, fake, real, *rest)
+        seen["x"], seen["gradient"] = x, dmd_gradient(x, fake, real, *rest)
+        return seen["gradient"]
 
     def loss_of(x, grad):
-        seen["loss on"] = x
+        seen["loss on"], seen["descends"] = x, grad
         return (x * grad).mean()
 
     monkeypatch.setattr("harness.methods.dmd.dmd_gradient", keep)
@@ -127,7 +130,8 @@ def test_a_given_first_frame_is_in_the_clip_and_not_in_the_loss(way, attention, 
     outputs, calls = step(method, batch)
     assert torch.equal(seen["clip"][:, :, :1], batch["condition"].first_latent)
     assert seen["clip"].shape[2] == FRAMES
-    assert torch.equal(seen["loss on"], seen["clip"][:, :, 1:])
+    assert torch.equal(seen["loss on"], seen["clip"][:, :, start:])
+    assert torch.equal(seen["descends"], seen["gradient"][:, :, start - 1 :])
     assert torch.equal(seen["x"], seen["clip"][:, :, 1:])
     assert calls["teacher"][0]["hidden_states"].shape[2] == FRAMES
     outputs["loss"].backward()

@@ -228,6 +228,19 @@ def test_the_first_frame_is_committed_clean_and_only_once(model):
     assert seen[1][1]["timestep"].tolist() == [100.0, 100.0]
 
 
+def test_no_graph_is_built_for_the_given_frame(model):
+    with_gradient = []
+
+    class Recorded(nn.Module):
+        def forward(self, **arguments):
+            if arguments.get("write_cache"):
+                with_gradient.append(torch.is_grad_enabled())
+            return model(**arguments)
+
+    trained(Recorded(), make_noise(), make_condition(), kv_grad="straight_through")
+    assert with_gradient == [False, True, True]
+
+
 def test_only_generated_blocks_are_counted():
     assert list(generated_spans(FRAMES, make_config())) == SPANS
     assert list(generated_spans(FRAMES, make_config(image_conditioning="channels"))) == [(0, 2), (2, 4), (4, 6)]
