@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ from harness.callbacks.history import COLUMNS
 from harness.config.load import to_dict
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
-from harness.formats.pickled import EMA
+from harness.formats.pinning import same_import
 from harness.formats.placing import ORIGIN, link_or_copy, whole_folder
 from harness.formats.reading import Checkpoint, open_checkpoint
-from harness.formats.sources import file_sums, pins, total_sum
+from harness.formats.sources import file_sums, total_sum
 from harness.io import atomic_write_text, digest, read_json, write_json
 from harness.machine import processor_name
 from harness.models.checkpoint import WEIGHTS
@@ -81,23 +79,8 @@ def _command(config: RunConfig, root: Path) -> str:
     """How the folder was imported before, if it says so; else how Wan's own weights are."""
     with contextlib.suppress(HarnessError, KeyError, TypeError):
         origin = read_json(root / config.teacher / ORIGIN)
-        end = ["--preset", config.model, "--out", config.teacher]
-        return shlex.join(
-            ["python", "-m", "harness", "import", origin["source"], *_choices(origin), *pins(origin), *end]
-        )
+        return same_import(origin, config.model, config.teacher)
     return import_command(config)
-
-
-def _choices(origin: Mapping[str, Any]) -> list[str]:
-    """The options that decide what an import writes, as `origin.json` recorded them."""
-    chosen, lora = origin["weights"], origin["lora"]
-    options = {
-        "--weights": None if chosen is None else "ema" if chosen in EMA else "raw",
-        "--dtype": origin["dtype"],
-        "--lora": None if lora is None else lora["source"],
-        "--lora-alpha": None if lora is None else lora.get("alpha"),  # folders imported before it was recorded
-    }
-    return [word for option, value in options.items() if value is not None for word in (option, str(value))]
 
 
 def _origin(folder: Path, given: str, root: Path, sums: dict[str, str]) -> dict[str, Any]:
