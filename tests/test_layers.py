@@ -11,6 +11,7 @@ LAYERS = [
     {"config", "diffusion"},
     {"data", "models", "formats", "tracking"},
     {"rollout"},
+    {"pipeline"},
     {"methods", "evaluation"},
     {"algorithms", "callbacks"},
     {"training", "train"},
