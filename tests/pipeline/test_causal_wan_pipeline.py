@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from attrs import evolve
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -71,6 +72,7 @@ def test_a_stream_is_the_call_in_pieces(project, way, attention):
     options = {"num_frames": 17, **image_for(way)}  # 5 latent frames: the last block is shorter
     whole = pipeline(PROMPT, generator=seeded(), output_type="latent", **options).frames
     blocks = list(pipeline.stream(PROMPT, generator=seeded(), output_type="latent", **options))
+    assert not any(block.requires_grad for block in blocks)
     given = pipeline.settings.first_frame_given
     expected = [5] if attention == "bidirectional" else [1, 2, 2] if given else [2, 2, 1]
     assert [block.shape[2] for block in blocks] == expected
@@ -209,6 +211,7 @@ def test_the_saved_network_is_diffusers_own_class(pipelines, tmp_path):
     assert index["_class_name"] == "CausalWanPipeline"
     assert index["transformer"] == ["diffusers", "WanTransformer3DModel"]
     assert index["rollout"]["image_conditioning"] == "both"
+    assert read_json(tmp_path / "saved/transformer/config.json")["_class_name"] == "WanTransformer3DModel"
     stock = WanTransformer3DModel.from_pretrained(tmp_path / "saved/transformer")
     own = pipelines["both"].transformer.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in stock.state_dict().items())
@@ -289,7 +292,16 @@ def test_the_pipeline_of_a_target_knows_its_run(project, pipelines):
     config = pipelines["channels"].config
     assert (config["height"], config["width"], config["num_frames"], config["fps"]) == (SIZE, SIZE, FRAMES, 8)
     assert (config["text_length"], config["position_channels"]) == (12, True)
-    assert CausalWanPipeline.from_target("causal_sft_i2v/both/seed0", project).settings.attention == "causal"
+
+
+def test_a_causal_sft_is_sampled_causally_where_the_preset_is_bidirectional(project, tmp_path):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["presets"]["small"]["run"]["rollout"]["attention"] = "bidirectional"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    for folder in ("checkpoints", "data", "experiments"):
+        (tmp_path / folder).symlink_to(project / folder)
+    for name, attention in (("causal_sft_i2v/both/seed0", "causal"), (target("both"), "bidirectional")):
+        assert CausalWanPipeline.from_target(name, tmp_path).settings.attention == attention
 
 
 @pytest.fixture
