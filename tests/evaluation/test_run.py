@@ -308,3 +308,10 @@ def test_image_to_video_needs_data_with_images(root, tmp_path, image_root):
         (tmp_path / part).symlink_to(image_root / part)
     with pytest.raises(HarnessError, match="image_encoder"):
         evaluate("pictured/channels/seed0", tmp_path)
+
+
+def test_other_images_and_another_order_are_another_protocol():
+    one, two = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+    sums = [module._sums(images)["sha256"] for images in ([one, two], [two, one], [one, one])]
+    assert len(set(sums)) == 3
+    assert module._sums([one.copy(), two.copy()])["sha256"] == sums[0]
