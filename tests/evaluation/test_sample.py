@@ -86,7 +86,7 @@ def test_names_of_files():
 
 def test_the_verb_prints_the_paths(root, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(root)
-    assert main(["toy/low/seed0", "a red 7", "--out", str(tmp_path)]) == 0
+    assert main(["toy/low/seed0", "--out", str(tmp_path), "a red 7"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "a_red_7_0.webp")
 
 
