@@ -23,7 +23,9 @@ LATER = "nothing is lost; `python -m harness wandb sync` uploads it later"
 
 
 def start(entry: Entry, *arguments: str, stdin: int, environment: dict[str, str] | None = None) -> subprocess.Popen:
-    """Start the process that mirrors a run. Raises OSError."""
+    """Start the process that mirrors a run, with a wandb-core of its own. Raises OSError."""
+    # A wandb-core that other runs share would keep the run's ID in use after this process was killed.
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     command = [sys.executable, "-m", "harness.tracking.mirror", str(entry.folder.resolve()), *arguments]
     with open(entry.log, "ab") as log:
         return subprocess.Popen(
@@ -31,7 +33,7 @@ def start(entry: Entry, *arguments: str, stdin: int, environment: dict[str, str]
             stdin=stdin,
             stdout=log,
             stderr=log,
-            env={**os.environ, **(environment or {}), "PYTHONPATH": str(PACKAGE_PARENT)},
+            env={**inherited, **(environment or {}), "PYTHONPATH": str(PACKAGE_PARENT)},
             start_new_session=True,
         )
 

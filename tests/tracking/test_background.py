@@ -94,3 +94,10 @@ def test_the_process_is_apart_from_its_run(stand_in, project):
     request = stand_in('import os, sys; sys.stdin.read(); open("seen", "w").write(str(os.getsid(0)))')
     Mirror(request, project).close()
     assert int((project / "seen").read_text()) != os.getsid(0), "a Ctrl-C would end it too"
+
+
+def test_the_process_shares_no_wandb_core(stand_in, project, monkeypatch):
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-1-1")
+    request = stand_in('import os, sys; sys.stdin.read(); open("seen", "w").write(str("WANDB_SERVICE" in os.environ))')
+    Mirror(request, project).close()
+    assert (project / "seen").read_text() == "False"

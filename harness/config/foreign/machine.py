@@ -82,7 +82,8 @@ def _saving(theirs: Theirs, key: str) -> Outcome:
 
 
 def _frames_to_sample(theirs: Theirs, key: str) -> Outcome:
-    return nothing(f'say it when sampling: `python -m harness sample TARGET "…" --frames {theirs.whole(key, 1)}`')
+    pixel_frames = 1 + 4 * (theirs.whole(key, 1) - 1)  # theirs are latent frames
+    return nothing(f'say it when sampling: `python -m harness sample TARGET "…" --frames {pixel_frames}`')
 
 
 def _samples(theirs: Theirs, key: str) -> Outcome:

@@ -108,7 +108,7 @@ def test_a_file_for_sampling():
         "python -m harness import models/longlive_base.pt --preset wan2.1-t2v-1.3b --out pretrained/longlive_base "
         "--lora models/lora.pt --weights raw"
     ]
-    assert "--frames 120" in outcome(translation, "num_output_frames").why
+    assert "--frames 477" in outcome(translation, "num_output_frames").why
     assert "sampling" in translation.notes[0]
 
 
