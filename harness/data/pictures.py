@@ -12,12 +12,21 @@ from pathlib import Path
 
 import numpy as np
 from attrs import frozen
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from harness.errors import HarnessError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 STILLS = ("MPO",)  # JPEGs of phones with previews behind the photo: their first image is the photo
+TURNS = {  # EXIF orientation → what turns the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @frozen(eq=False)
@@ -59,7 +68,7 @@ def read_picture(path: str | Path, height: int, width: int) -> Picture:
 def fit_picture(image: Image.Image, height: int, width: int, name: str = "the picture") -> Picture:
     """A loaded picture of any size and color mode as a frame of `height` × `width`; `name` is for the notes."""
     notes = []
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     image, transparent = _to_rgb(image)
     if transparent:
         notes.append(f"{name}: its transparent parts became black")
@@ -70,6 +79,13 @@ def fit_picture(image: Image.Image, height: int, width: int, name: str = "the pi
         notes.append(f"{name}: {cut:.0%} of it, at the edges, lies outside {width}×{height} and was cut off")
     fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
     return Picture(np.array(fitted, dtype=np.uint8), tuple(notes))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says. Pillow's own function writes the other tags anew, and fails on odd ones."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:

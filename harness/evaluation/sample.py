@@ -30,6 +30,8 @@ from harness.models.text import encode_prompt, load_text_encoder
 from harness.pipeline.inputs import image_inputs, reads_image
 from harness.seeding import generator_for
 
+OTHER_SUFFIXES = (".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".jpg", ".jpeg")  # no names of folders
+
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
@@ -146,9 +148,12 @@ def file_name(prompt: str, number: int, suffix: str) -> str:
 def output_paths(out: str, kind: str | None, prompts: Sequence[str]) -> list[Path]:
     """A file for each prompt in the folder `out`, or `out` itself where it is the name of a video.
 
-    Raises HarnessError for one file and several videos, or a name that contradicts `--format`.
+    Raises HarnessError for one file and several videos, a kind of file that is not written, or a name that contradicts
+    `--format`.
     """
     suffix = Path(out).suffix.lower()
+    if suffix in OTHER_SUFFIXES and not Path(out).is_dir():
+        raise HarnessError(f"--out {out}: cannot write {suffix}; expected a folder, or one of {', '.join(SUFFIXES)}")
     if suffix not in SUFFIXES or Path(out).is_dir():
         return [Path(out) / file_name(prompt, i, kind or "webp") for i, prompt in enumerate(prompts)]
     if len(prompts) > 1:

@@ -295,6 +295,8 @@ class CausalWanPipeline(DiffusionPipeline):
         if generator is not None and generator.device.type != "cpu":
             raise HarnessError("generator: expected one on the CPU, which gives the same clips on every device")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise HarnessError("prompt: an empty list; give one for each clip")
         size = self.config["height"] if height is None else height, self.config["width"] if width is None else width
         shape = self._shape(self.config["num_frames"] if num_frames is None else num_frames, *size)
         pictures = self._pictures(image, len(prompts), *size)

@@ -190,6 +190,8 @@ def test_out_is_a_folder_or_one_file(tmp_path):
         output_paths("clip.mp4", None, ["a", "b"])
     with pytest.raises(HarnessError, match=r"its name says \.mp4, --format says gif"):
         output_paths("clip.mp4", "gif", ["a"])
+    with pytest.raises(HarnessError, match=r"clip\.mov: cannot write \.mov; expected a folder, or one of .*\.mp4"):
+        output_paths("clip.mov", None, ["a"])
 
 
 @pytest.fixture
