@@ -76,6 +76,20 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path, orientation, suffix):
     assert np.abs(read.astype(int) - pixels).mean() < 12
 
 
+def test_an_odd_exif_tag_does_not_keep_a_photo_from_being_turned(tmp_path):
+    """Text in a tag of numbers: Pillow can read it, but not write it anew."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x9003] = 6, "2020"
+    buffer = io.BytesIO()
+    halves((36, 48)).save(buffer, "jpeg", exif=exif)
+    content = bytearray(buffer.getvalue())
+    content[content.find(b"Exif\0\0") + 6 + 8 + 2 + 12] = 0x01  # the second entry's tag: 0x0103, the compression
+    (tmp_path / "photo.jpg").write_bytes(content)
+    pixels = read_picture(tmp_path / "photo.jpg", 36, 48).pixels
+    assert near(pixels[2, 24], LEFT, 30)
+    assert near(pixels[-3, 24], RIGHT, 30)
+
+
 def transparent(mode: str) -> Image.Image:
     """Opaque at the left, gone at the right."""
     image = halves().convert("RGBA")

@@ -268,6 +268,7 @@ def test_what_cannot_be_read_or_written_is_told(pipelines, tmp_path, project):
         ("none", {"image": True}, "makes video from text alone"),
         ("both", {}, "makes video from a picture; give one"),
         ("none", {"prompt": " "}, "an empty prompt"),
+        ("none", {"prompt": []}, "prompt: an empty list"),
         ("none", {"num_frames": 8}, r"num_frames 8: expected 1 \+ 4k pixel frames, such as 5 or 9"),
         ("none", {"num_frames": 0}, "num_frames 0"),
         ("first_latent", {"num_frames": 1, "image": True}, "the only frame would be the given picture"),
