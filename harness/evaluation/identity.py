@@ -19,6 +19,7 @@ def identity_by_frame(handwriting: np.ndarray) -> np.ndarray:
 def image_identity_by_frame(handwriting: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Cosine of every frame's handwriting `[B, F, E]` to that of the image which its clip was given `[B, E]`: `[B, F]`.
 
-    Both are of unit length and centered, so that a clip which ignores its image is at about 0, from its first frame on.
+    Both are of unit length and centered, so that another digit is at about 0. A clip that ignores its image but shows
+    the digit of its caption is well above: two handwritings of one digit are alike (0.4 on the tiny preset's clips).
     """
     return np.einsum("bfe,be->bf", handwriting, image)
