@@ -14,7 +14,7 @@ from harness.data.mds import load_split
 from harness.errors import HarnessError
 from harness.evaluation.bench import Bench
 from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluators
-from harness.evaluation.own_teacher import teacher_metrics
+from harness.evaluation.own_teacher import teacher_motion
 from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch
@@ -157,8 +157,7 @@ def build_monitor(
     """
     data, results = Path(data_folder), Path(evaluators_folder).parents[1] / "results"
     image = run_config.rollout.has_image
-    teacher = None if run_config.method == "sft" else teacher_metrics(run_config, results)
-    motion = None if teacher is None else teacher.get("late_motion", {}).get("value")
+    motion = teacher_motion(run_config, results)
     _check_metric(run_config, has_teacher=bool(motion))
     prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames, image=image)
     stored = load_split(data / "validation", None, lambda sample: {name: sample[name] for name in READ})

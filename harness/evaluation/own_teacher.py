@@ -45,6 +45,14 @@ def teacher_metrics(run: RunConfig, results: Path, protocol: Mapping[str, Any] |
     return card["models"]["teacher"]["metrics"]
 
 
+def teacher_motion(run: RunConfig, results: Path) -> float | None:
+    """`late_motion` on the card of the run's teacher, by which its monitor measures `static_collapse`; None where there
+    is none, and for a run that learns from clips. Raises HarnessError when the card is damaged.
+    """
+    teacher = None if run.method == "sft" else teacher_metrics(run, results)
+    return None if teacher is None else teacher.get("late_motion", {}).get("value")
+
+
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Entries in which two protocols differ. That of the images counts only where both were given some."""
     keys = (key for key in {**a, **b} if key != "image" or (key in a and key in b))

@@ -110,7 +110,7 @@ def input_digests(config: RunConfig, root: Path) -> dict[str, str]:
     """Name → SHA-256 of each input.
 
     Raises:
-        HarnessError: naming every input that is missing and the command that makes it.
+        HarnessError: naming every input that is missing and the command that makes it; or a damaged teacher's card.
     """
     folders = input_folders(config, root)
     missing = [
@@ -120,9 +120,20 @@ def input_digests(config: RunConfig, root: Path) -> dict[str, str]:
     ]
     if missing:
         raise HarnessError("\n".join(missing))
-    return {
+    digests = {
         name: data_digest(folder) if name == "data" else directory_digest(folder) for name, folder in folders.items()
     }
+    return digests | _teacher_motion(config, root)
+
+
+def _teacher_motion(config: RunConfig, root: Path) -> dict[str, str]:
+    """What the monitor reads of the teacher's card: that number alone, so that no other metric makes another run."""
+    if not monitors(config):
+        return {}
+    from harness.evaluation.own_teacher import teacher_motion  # takes a second to import
+
+    motion = teacher_motion(config, root / "results")
+    return {} if motion is None else {"teacher_motion": digest(motion)}
 
 
 def data_digest(folder: Path) -> str:

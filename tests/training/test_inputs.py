@@ -51,6 +51,26 @@ def test_digests_follow_the_content(project, small_run):
     assert after["data"] != before["data"]
 
 
+def test_what_the_monitor_reads_of_the_teachers_card_is_an_input(project, small_run):
+    def card(**values: float) -> None:
+        found = {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
+        write_json(project / "results/teacher/cards.json", {"models": {"teacher": {"metrics": found}}})
+
+    for folder in ("checkpoints/evaluators", "checkpoints/encoders/vae"):
+        (project / folder).mkdir(parents=True)
+    watched, alone = small_run(project, "dmd", "dmd.monitor_every_updates=2"), small_run(project, "dmd")
+    without = input_digests(watched, project)
+    card(late_motion=0.5, fvd=10)
+    first = input_digests(watched, project)
+    assert first.keys() - without.keys() == {"teacher_motion"}
+    card(late_motion=0.5, fvd=11)
+    assert input_digests(watched, project) == first
+    card(late_motion=0.6, fvd=11)
+    assert input_digests(watched, project)["teacher_motion"] != first["teacher_motion"]
+    assert "teacher_motion" not in input_digests(alone, project)
+    assert "teacher_motion" not in input_digests(small_run(project, "sft", "sft.monitor_every_updates=2"), project)
+
+
 def test_a_teacher_from_random_weights_reads_only_data(project, small_run):
     assert input_digests(small_run(project, "sft"), project).keys() == {"data"}
 
