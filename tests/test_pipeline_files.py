@@ -127,6 +127,16 @@ def test_no_stage_switches_the_run_cache_off(stage):
         assert path.startswith(("results/", "comparisons/", "reports")), path
 
 
+@pytest.mark.parametrize("preset", sorted(read_yaml(ROOT / "params.yaml")["presets"]))
+def test_every_preset_says_what_image_to_video_changes(preset):
+    assert "i2v" in read_yaml(ROOT / "params.yaml")["presets"][preset]  # DVC runs no stage that names a missing key
+
+
+def test_a_card_depends_on_that_of_the_teacher():
+    for stage in ("evaluate", "evaluate_causal_sft"):
+        assert "results/teacher/cards.json" in ALL[stage]["deps"]
+
+
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
 @pytest.mark.parametrize("stage", ["teacher", "causal_sft", "teacher_i2v", "causal_sft_i2v"])
 def test_a_training_stage_tracks_every_setting_that_it_reads(stage, preset):
