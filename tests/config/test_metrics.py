@@ -16,5 +16,6 @@ def test_the_panel_is_complete():
     assert set(METRICS) == {
         *("fvd", "conditional_distance", "recall", "precision", "caption_accuracy", "digit_accuracy", "color_accuracy"),
         *("motion_accuracy", "identity", "rigid_error", "diversity", "saturation", "ink"),
-        *("mode_coverage", "motion_energy"),
+        *("mode_coverage", "motion_energy", "first_frame_psnr", "first_frame_ssim", "image_identity"),
+        *("late_motion", "static_collapse", "fvd_gap"),
     }
