@@ -21,6 +21,7 @@ ENTRY = {  # stage → the module that its command runs
     "causal_sft": "harness.train",
     "evaluate_causal_sft": "harness.evaluation.run",
     "teacher_i2v": "harness.train",
+    "sft_first_latent": "harness.train",
     "evaluate_teacher_i2v": "harness.evaluation.run",
     "causal_sft_i2v": "harness.train",
     "report": "harness.comparison.report",
@@ -31,6 +32,7 @@ ENTRY = {  # stage → the module that its command runs
 METHOD = {
     "teacher": {"harness.methods.sft"},
     "teacher_i2v": {"harness.methods.sft"},
+    "sft_first_latent": {"harness.methods.sft"},
     "causal_sft": {"harness.methods.causal_sft"},
     "causal_sft_i2v": {"harness.methods.causal_sft"},
 }
@@ -138,12 +140,12 @@ def test_a_card_depends_on_that_of_the_teacher():
 
 
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
-@pytest.mark.parametrize("stage", ["teacher", "causal_sft", "teacher_i2v", "causal_sft_i2v"])
+@pytest.mark.parametrize("stage", ["teacher", "causal_sft", "teacher_i2v", "sft_first_latent", "causal_sft_i2v"])
 def test_a_training_stage_tracks_every_setting_that_it_reads(stage, preset):
     run = load_params(ROOT / "params.yaml", preset).preset.run
-    method = stage.removesuffix("_i2v")
+    method = {"sft_first_latent": "teacher"}.get(stage, stage.removesuffix("_i2v"))
     unread = {"sft", "causal_sft", "dmd", "save_every_batches"} - {{"teacher": "sft"}.get(method, method)}
-    assert ("presets.${preset}.i2v" in ALL[stage]["params"]) == stage.endswith("_i2v")
+    assert ("presets.${preset}.i2v" in ALL[stage]["params"]) == (stage not in ("teacher", "causal_sft"))
     prefix = "presets.${preset}.run."
     tracked = {name.removeprefix(prefix) for name in ALL[stage]["params"] if name.startswith(prefix)}
     assert tracked == run.keys() - unread

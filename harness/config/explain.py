@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from harness.config.documents import read_yaml
-from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target, split_target
+from harness.config.load import SEEDLESS, load_params, resolve_file, resolve_preset, resolve_target, split_target
 from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, Preset, RolloutConfig, RunConfig, SFTConfig
 from harness.config.structure import suggest
 from harness.errors import HarnessError
@@ -347,7 +347,7 @@ def _machine(config: RunConfig) -> Iterable[Line]:
 def undeclared(target: str, root: Path = Path(".")) -> str | None:
     """What to say of a target that can be run but that no stage runs: its seed is not declared; None if it is."""
     group, _, seed = split_target(target)
-    if group in ("teacher", "teacher_i2v"):
+    if group in SEEDLESS:
         return None
     if group in ("causal_sft", "causal_sft_i2v"):
         where, seeds = root / "params.yaml", list(load_params(root / "params.yaml").seeds)

@@ -33,9 +33,10 @@ _STAGE_RUNS = {
     "teacher": ("sft", "random"),
     "causal_sft": ("causal_sft", "teacher"),
     "teacher_i2v": ("sft", "checkpoint"),
+    "sft_first_latent": ("sft", "checkpoint"),
     "causal_sft_i2v": ("causal_sft", "teacher"),
 }
-_SEEDLESS = ("teacher", "teacher_i2v")  # one run each
+SEEDLESS = ("teacher", "teacher_i2v", "sft_first_latent")  # one run each
 _IMAGE_ARMS = ("channels", "first_latent", "both")  # of causal_sft_i2v: values of rollout.image_conditioning
 _TARGET = re.compile(r"(?P<group>[a-z][a-z0-9_]*)(?:/(?P<arm>[a-z][a-z0-9_]*))?/seed(?P<seed>0|[1-9][0-9]*)")
 _NOT_IN_EXPERIMENTS = {"seed": "is given by the target, not here", "preset": "is given by params.yaml, not here"}
@@ -94,9 +95,9 @@ def load_params(path: str | os.PathLike[str] = "params.yaml", preset: str | None
 def resolve_target(target: str, root: str | os.PathLike[str] = ".") -> RunConfig:
     """The complete configuration of a declared run.
 
-    `teacher`, `causal_sft/seed<N>`, their image-to-video kin `teacher_i2v` and
-    `causal_sft_i2v/<image_conditioning>/seed<N>`, or `<experiment>/<arm>/seed<N>`: the preset's defaults, then the
-    experiment's `fixed`, then the arm's `set`.
+    `teacher`, `causal_sft/seed<N>`, their image-to-video kin `teacher_i2v`, `sft_first_latent` (what `teacher_i2v` is
+    to a generator that reads no image) and `causal_sft_i2v/<image_conditioning>/seed<N>`, or
+    `<experiment>/<arm>/seed<N>`: the preset's defaults, then the experiment's `fixed`, then the arm's `set`.
 
     Raises:
         HarnessError: if the target is unknown, or a file it needs is missing or wrong.
@@ -116,14 +117,15 @@ def resolve_target(target: str, root: str | os.PathLike[str] = ".") -> RunConfig
 def _stage_values(group: str, arm: str | None, seed: int, preset: Preset) -> dict[str, Any]:
     """What a stage's own run sets. Image to video starts from the text-to-video teacher where the preset trains it."""
     method, kind = _STAGE_RUNS[group]
-    text_teacher = {"kind": "checkpoint", "path": str(preset.run.get("teacher", fields(RunConfig).teacher.default))}
     values: dict[str, Any] = {"method": method, "seed": seed, "init": {"kind": kind}}
-    if group == "teacher_i2v":
-        values |= {"init": text_teacher, "rollout": {"image_conditioning": "channels"}}
+    if group in ("teacher_i2v", "sft_first_latent"):
+        way = "channels" if group == "teacher_i2v" else "first_latent"
+        values["init"]["path"] = str(preset.run.get("teacher", fields(RunConfig).teacher.default))
+        values["rollout"] = {"image_conditioning": way}
     elif group == "causal_sft_i2v":
         values["rollout"] = {"image_conditioning": arm}
-        if arm == "first_latent":  # its network reads no image
-            values["init"] = text_teacher
+        if arm == "first_latent":
+            values["init"] = {"kind": "checkpoint", "path": "checkpoints/sft_first_latent"}
     return values
 
 
@@ -133,13 +135,13 @@ def split_target(target: str) -> tuple[str, str | None, int]:
     Raises:
         HarnessError: if the target has none of these forms.
     """
-    if target in _SEEDLESS:
+    if target in SEEDLESS:
         return target, None, 0
     match = _TARGET.fullmatch(target)
     if match is not None and _is_target(match["group"], match["arm"]):
         return match["group"], match["arm"], int(match["seed"])
     raise HarnessError(
-        f'"{target}" names no run: expected `teacher`, `causal_sft/seed<N>`, `teacher_i2v`, '
+        f'"{target}" names no run: expected `teacher`, `causal_sft/seed<N>`, `teacher_i2v`, `sft_first_latent`, '
         f"`causal_sft_i2v/<{'|'.join(_IMAGE_ARMS)}>/seed<N>` or `<experiment>/<arm>/seed<N>`, "
         "for example `two_stage_vs_one_stage/two_stage/seed0`"
     )
@@ -147,7 +149,7 @@ def split_target(target: str) -> tuple[str, str | None, int]:
 
 def _is_target(group: str, arm: str | None) -> bool:
     match group:
-        case "teacher" | "teacher_i2v":
+        case "teacher" | "teacher_i2v" | "sft_first_latent":
             return False
         case "causal_sft":
             return arm is None

@@ -82,7 +82,7 @@ def per_clip(clips: ClipSet) -> dict[str, np.ndarray]:
     }
     if m.image is not None:
         values |= {"first_frame_psnr": m.image.psnr, "first_frame_ssim": m.image.ssim}
-        values |= {} if m.image.identity is None else {"image_identity": m.image.identity.mean(1)}
+        values |= {} if m.image.identity is None else {"image_identity": m.image.identity[:, 1:].mean(1)}
     if m.digits is None:
         return values
     wanted = {name: [a[name] for a in clips.attributes] for name in GROUPINGS}

@@ -87,7 +87,7 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
         return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
-    for target, trained in TEACHERS.items():
+    for target, trained in {**TEACHERS, "sft_first_latent": "checkpoints/sft_first_latent"}.items():
         if folder in (root / trained, root / trained / "model"):
             return f"run `dvc repro {target}`"
     if folder == teacher_folder(config, root) and not config.teacher.startswith("checkpoints/"):

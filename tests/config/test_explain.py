@@ -26,6 +26,7 @@ TARGETS = [
     "teacher",
     "causal_sft/seed0",
     "teacher_i2v",
+    "sft_first_latent",
     *(f"causal_sft_i2v/{way}/seed0" for way in ("channels", "first_latent", "both")),
     *(
         f"{file.parent.name}/{arm}/seed0"

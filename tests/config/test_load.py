@@ -84,8 +84,12 @@ def test_targets_of_image_to_video_start_from_text_to_video(project):
     assert (channels.model, channels.teacher, channels.seed) == ("tiny-i2v", "checkpoints/teacher_i2v", 2)
     assert (channels.init.kind, channels.rollout.first_frame_given) == ("teacher", False)
     first = resolve_target("causal_sft_i2v/first_latent/seed0", project)
-    assert (first.model, first.teacher, first.init.path) == ("tiny", "checkpoints/teacher_i2v", "checkpoints/teacher")
+    assert (first.model, first.teacher) == ("tiny", "checkpoints/teacher_i2v")
+    assert (first.init.kind, first.init.path) == ("checkpoint", "checkpoints/sft_first_latent")
     assert first.rollout.first_frame_given
+    before = resolve_target("sft_first_latent", project)
+    assert (before.method, before.model, before.init.path) == ("sft", "tiny", "checkpoints/teacher")
+    assert (before.sft, before.rollout.image_conditioning) == (teacher.sft, "first_latent")  # as long as teacher_i2v
     both = resolve_target("causal_sft_i2v/both/seed0", project)
     assert (both.model, both.rollout.image_conditioning) == ("tiny-i2v", "both")
     assert resolve_target("causal_sft/seed0", project).rollout.has_image is False
@@ -134,6 +138,7 @@ def test_an_image_needs_a_network_that_reads_it_and_data_that_has_it(project):
         "e/a/seed01",
         "E/a/seed0",
         "teacher_i2v/seed0",
+        "sft_first_latent/seed0",
         "causal_sft_i2v/seed0",
         "causal_sft_i2v/none/seed0",
     ],

@@ -54,6 +54,7 @@ def test_counts_names_and_shapes_are_the_published_ones(name):
 def test_geometries():
     assert {name: (g.num_layers, g.num_attention_heads, g.ffn_dim, g.in_channels) for name, g in MODELS.items()} == {
         "tiny": (4, 4, 256, 21),  # 16 of the latent, 5 of the position
+        "tiny-i2v": (4, 4, 256, 41),  # and 4 of the mask, 16 of the first latent
         "wan2.1-t2v-1.3b": (30, 12, 8960, 16),
         "wan2.1-t2v-14b": (40, 40, 13824, 16),
         "wan2.1-i2v-14b-480p": (40, 40, 13824, 36),
@@ -80,5 +81,5 @@ def test_the_untrained_network_predicts_zero_and_a_seed_fixes_it():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(HarnessError, match=r"'wan'.*tiny, wan2\.1-t2v-1\.3b"):
+    with pytest.raises(HarnessError, match=r"'wan'.*tiny, tiny-i2v, wan2\.1-t2v-1\.3b"):
         build_model("wan")

@@ -94,7 +94,7 @@ def test_image_to_video_runs_name_what_they_start_from(project):
     for target, command in (
         ("teacher_i2v", r"checkpoints/teacher: no such folder \(init\); run `dvc repro teacher`"),
         ("causal_sft_i2v/both/seed1", r"teacher_i2v/model: no such folder \(init\); run `dvc repro teacher_i2v`"),
-        ("causal_sft_i2v/first_latent/seed0", r"checkpoints/teacher: no such folder \(init\); run `dvc repro teacher`"),
+        ("causal_sft_i2v/first_latent/seed0", r"sft_first_latent: no such folder .*run `dvc repro sft_first_latent`"),
     ):
         with pytest.raises(HarnessError, match=command):
             input_digests(resolve_target(target, project), project)
@@ -118,11 +118,12 @@ def test_a_causal_start_may_be_named_by_its_folder(project, small_run):
 
 
 def test_parents_of_an_image_to_video_run(project, small_run):
-    targets = ("teacher", "teacher_i2v", "causal_sft_i2v/both/seed1")
+    targets = ("teacher", "teacher_i2v", "sft_first_latent", "causal_sft_i2v/both/seed1")
     for target in targets:
         write_json(project / "results" / target / "manifest.json", {"fingerprint": target, "compute": {}})
     found = parents(small_run(project, "dmd", *IMAGE_DMD), project)
     assert [parent["target"] for parent in found] == ["causal_sft_i2v/both/seed1", "teacher_i2v"]
     assert [parent["target"] for parent in parents(resolve_target("teacher_i2v", project), project)] == ["teacher"]
+    shutil.copytree(project / "checkpoints/teacher", project / "checkpoints/sft_first_latent")
     way = resolve_target("causal_sft_i2v/first_latent/seed0", project)
-    assert [parent["target"] for parent in parents(way, project)] == ["teacher"]
+    assert [parent["target"] for parent in parents(way, project)] == ["sft_first_latent"]
