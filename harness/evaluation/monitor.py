@@ -17,7 +17,7 @@ from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluat
 from harness.evaluation.own_teacher import teacher_motion
 from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
-from harness.evaluation.samplers import Sampler, Stopwatch
+from harness.evaluation.samplers import Sampler, Stopwatch, rollout_of
 from harness.evaluation.stored import measure_stored, pooled_texts
 from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
 from harness.seeding import seed_for
@@ -56,7 +56,7 @@ def sampler_for(run: RunConfig) -> Sampler:
     """
     if run.method == "sft":
         return Sampler(kind="euler", rollout=run.rollout, steps=SFT_STEPS, cfg_scale=SFT_CFG_SCALE)
-    return Sampler.few_step(run.rollout)
+    return Sampler.few_step(rollout_of(run))
 
 
 class Monitor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import nn
 
 from harness.config.load import Params, load_params, resolve_target
@@ -33,7 +33,7 @@ from harness.evaluation.evaluators import Evaluators, evaluators_digest, load_ev
 from harness.evaluation.own_teacher import teacher_metrics
 from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import fixed_prompts, latent_shape
-from harness.evaluation.samplers import Sampler, cut_steps
+from harness.evaluation.samplers import Sampler, cut_steps, rollout_of
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
 from harness.io import digest, write_json
 from harness.machine import processor_name
@@ -78,7 +78,7 @@ def entries(target: str, run: RunConfig, root: Path, evaluation: EvaluationConfi
             Entry(name="teacher_cut", label="Teacher, cut, no guidance", folder=weights, sampler=euler(count, 1.0)),
         ]  # fmt: skip
     if run.method == "causal_sft":
-        causal = evolve(run.rollout, attention="causal")
+        causal = rollout_of(run)
 
         def ode(steps: int, scale: float) -> Sampler:
             return Sampler(kind="causal_euler", rollout=causal, steps=steps, cfg_scale=scale)

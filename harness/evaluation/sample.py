@@ -19,7 +19,7 @@ from harness.data.pictures import read_picture
 from harness.errors import HarnessError
 from harness.evaluation.media import SUFFIXES, enlarge, save_video, scale_for
 from harness.evaluation.prompts import fixed_noise, latent_shape, text_length_of
-from harness.evaluation.samplers import Sampler
+from harness.evaluation.samplers import Sampler, rollout_of
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
@@ -73,11 +73,12 @@ def choose_sampler(run: RunConfig, params: Params, steps: int | None, cfg_scale:
             steps=evaluation.teacher_steps if steps is None else steps,
             cfg_scale=evaluation.teacher_cfg_scale if cfg_scale is None else cfg_scale,
         )
+    rollout = rollout_of(run)
     if steps is None and cfg_scale is None:
-        return Sampler.few_step(run.rollout)
-    kind = "causal_euler" if run.rollout.attention == "causal" else "euler"
-    count = len(run.rollout.denoising_steps) if steps is None else steps
-    return Sampler(kind=kind, rollout=run.rollout, steps=count, cfg_scale=cfg_scale or 1.0)
+        return Sampler.few_step(rollout)
+    kind = "causal_euler" if rollout.attention == "causal" else "euler"
+    count = len(rollout.denoising_steps) if steps is None else steps
+    return Sampler(kind=kind, rollout=rollout, steps=count, cfg_scale=cfg_scale or 1.0)
 
 
 def latent_frames(frames: int | None, run: RunConfig, vae: VAE) -> int:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from harness.config.schema import RolloutConfig
+from harness.config.schema import RolloutConfig, RunConfig
 from harness.models.condition import Condition
 from harness.rollout.euler import causal_euler_sample, euler_sample
 from harness.rollout.few_step import rollout
@@ -78,6 +78,11 @@ class Sampler:
             return causal_euler_sample(
                 model, noise, condition, self.rollout, steps=self.steps, cfg_scale=self.cfg_scale
             )
+
+
+def rollout_of(run: RunConfig) -> RolloutConfig:
+    """How a run's generator makes clips: causal SFT makes it causal, whatever the students of the preset are."""
+    return evolve(run.rollout, attention="causal") if run.method == "causal_sft" else run.rollout
 
 
 def cut_steps(forwards: int) -> int:

@@ -79,6 +79,13 @@ def test_every_method_has_the_sampler_of_its_kind(root):
     assert sampler_for(resolve_target("toy/low/seed0", root)).kind == "few_step"
 
 
+def test_causal_sft_is_sampled_causally_whatever_the_students_are(root):
+    run = resolve_target("causal_sft/seed0", root)
+    assert sampler_for(evolve(run, rollout=evolve(run.rollout, attention="bidirectional"))).causal
+    run = resolve_target("toy/low/seed0", root)
+    assert not sampler_for(evolve(run, rollout=evolve(run.rollout, attention="bidirectional"))).causal
+
+
 def test_real_latents_are_at_the_codecs_ceiling(root):
     """A "generator" that plays back the validation latents of the prompts asked for is as good as can be."""
     monitor = monitor_of(root, "toy/low/seed0")

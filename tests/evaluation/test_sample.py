@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from attrs import evolve
 from image_project import FRAMES, SIZE, make_project, photo, target
 
 from harness.errors import HarnessError
@@ -77,6 +78,10 @@ def test_the_ode_can_be_asked_of_a_student(root):
     assert choose_sampler(config, params, None, None).kind == "few_step"
     chosen = choose_sampler(config, params, 7, 2.0)
     assert (chosen.kind, chosen.steps, chosen.cfg_scale) == ("causal_euler", 7, 2.0)
+    sft = resolve_target("causal_sft/seed0", root)
+    sft = evolve(sft, rollout=evolve(sft.rollout, attention="bidirectional"))  # of the preset's students
+    assert choose_sampler(sft, params, None, None).causal
+    assert choose_sampler(sft, params, 7, None).kind == "causal_euler"
 
 
 def test_names_of_files():
