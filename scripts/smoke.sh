@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline at a size of minutes, in a copy of this tree under .smoke: the same code, the preset `smoke`, two seeds.
+# The whole pipeline at a size of minutes, in a copy of this tree under .smoke: the same code, the preset `smoke`, one seed.
 # Usage: scripts/smoke.sh [JOBS]; needs the virtual environment's bin/ first in PATH (`make smoke` sees to it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
