@@ -6,7 +6,10 @@ export PATH := $(BIN):$(PATH)
 # The trainer sets its own thread count; two stages at once share the cores.
 unexport OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: help repro test test-slow smoke smoke-distributed lint lock
+# What `make repro` settles; `make repro-all` settles every question there is.
+EXPERIMENTS ?= two_stage_vs_one_stage causal_vs_bidirectional
+
+.PHONY: help repro repro-all test test-slow smoke smoke-distributed lint lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,7 +24,10 @@ help:  ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-repro: .venv/.ok  ## run the whole pipeline (what is stale of it), print the verdicts and where the report is
+repro: .venv/.ok  ## the pipeline up to the main experiments (what is stale of it), the verdicts and the report
+	@python -m harness repro --jobs $(JOBS) --experiments $(EXPERIMENTS)
+
+repro-all: .venv/.ok  ## the same with every experiment
 	@python -m harness repro --jobs $(JOBS)
 
 test: .venv/.ok  ## the test suite

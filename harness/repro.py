@@ -250,8 +250,9 @@ def check_declarations(root: Path = Path(".")) -> None:
         load_declaration(path.parent.name, root)
 
 
-def repro(targets: Sequence[str] = (), jobs: int = 2) -> int:
-    """Bring the targets (default: everything) up to date; returns the number of stages that were stale.
+def repro(targets: Sequence[str] = (), jobs: int = 2, experiments: Sequence[str] = ()) -> int:
+    """Bring the targets, or some experiments and the report (default: everything), up to date; returns the number of
+    stages that were stale.
 
     Raises:
         HarnessError: if a declaration is wrong, a stage failed, or some are still stale at the end.
@@ -259,7 +260,7 @@ def repro(targets: Sequence[str] = (), jobs: int = 2) -> int:
     check_declarations()
     clear_dead_locks()
     without_git()
-    plan = read_plan(targets)
+    plan = read_plan(targets, experiments)
     todo = stale(plan)
     if not todo:
         print(f"up to date: {len(plan)} stages, nothing to run", flush=True)
@@ -269,7 +270,7 @@ def repro(targets: Sequence[str] = (), jobs: int = 2) -> int:
     about = clock(max(longest, sum(launcher.seconds[name] for name in todo) / jobs))
     launcher.say(f"{len(todo)} of {len(plan)} stages to run, {jobs} at once, about {about}; logs in {WORK / 'logs'}")
     launcher.run()
-    left = sorted(stale(read_plan(targets)))
+    left = sorted(stale(read_plan(targets, experiments)))
     if left:
         raise HarnessError(
             f"still stale: {', '.join(map(short, left))}; files changed during the run: run the same command again"
@@ -283,12 +284,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness repro", description=main.__doc__)
     parser.add_argument("targets", nargs="*", help="stages or dvc.yaml files, as for `dvc repro` (default: everything)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="stages at once (default: 2)")
+    parser.add_argument(
+        "--experiments", nargs="+", default=[], metavar="NAME", help="only these experiments, and the report"
+    )
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         raise HarnessError(f"--jobs: expected at least 1, got {arguments.jobs}")
+    known = sorted(path.parent.name for path in Path("experiments").glob("*/experiment.yaml"))
+    if unknown := sorted(set(arguments.experiments) - set(known)):
+        raise HarnessError(f"--experiments {' '.join(unknown)}: no such experiment; there are {', '.join(known)}")
     try:
         with signals_stop(), only_launcher():
-            repro(arguments.targets, arguments.jobs)
+            repro(arguments.targets, arguments.jobs, arguments.experiments)
             if not arguments.targets and any(Path("comparisons").glob("*/comparison.json")):
                 print_verdicts()
     except Stopped as stop:

@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 from harness.io import atomic_write_text, read_json, write_json
 
 DURATIONS = Path(".work/durations.json")
+REPORT = "report"  # the stage after all experiments
 _TARGET = re.compile(r"(?:--target|evaluate)\s+(\S+)")
 
 
@@ -33,9 +34,11 @@ class Stage:
 Plan = dict[str, Stage]
 
 
-def read_plan(targets: Sequence[str] = ()) -> Plan:
+def read_plan(targets: Sequence[str] = (), experiments: Sequence[str] = ()) -> Plan:
     """Ask DVC for the stages that the targets need (default: those of ./dvc.yaml, as `dvc repro`), in one pass under
     DVC's lock.
+
+    With `experiments`: what these need and the report, which shows the other experiments as they were compared last.
 
     Raises:
         HarnessError: if there is no DVC project here, or DVC refuses its files or the targets.
@@ -46,8 +49,11 @@ def read_plan(targets: Sequence[str] = ()) -> Plan:
     try:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
             graph = repo.index.graph
-            wanted = {stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)}
+            goals = [*targets, *(f"experiments/{name}/dvc.yaml" for name in experiments)] or ["dvc.yaml"]
+            wanted = {stage for goal in goals for stage in repo.stage.collect(goal)}
             wanted |= {stage for start in list(wanted) for stage in _reachable(graph, start)}
+            if experiments:
+                wanted |= set(repo.stage.collect(REPORT))
             return {
                 stage.addressing: Stage(
                     name=stage.addressing,

@@ -54,6 +54,32 @@ def test_it_brings_everything_up_to_date_in_order_and_then_does_nothing(project,
     assert "up to date" in status.stdout
 
 
+def test_some_experiments_and_the_report(project, capfd):
+    """The report shows the others as they were compared last."""
+    for name in ("one", "two"):
+        folder = project / "experiments" / name
+        folder.mkdir(parents=True)
+        (folder / "experiment.yaml").write_text("")
+        compare = {**stage(f"comparisons/{name}", "a"), "wdir": "../.."}
+        write_pipeline(folder, compare=compare)
+    report = {"cmd": "cat comparisons/* > page", "deps": ["comparisons"], "outs": ["page"]}
+    write_pipeline(project, a=stage("a", "source"), report=report)
+    (project / "comparisons").mkdir()
+    (project / "comparisons/two").write_text("older")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.repro.check_declarations", lambda: None)
+        patch.setattr("harness.repro.print_verdicts", lambda: None)
+        with pytest.raises(HarnessError, match="three: no such experiment; there are one, two"):
+            main(["--experiments", "one", "three"])
+        assert main(["--experiments", "one"]) == 0
+        assert "3 of 3 stages to run" in capfd.readouterr().out
+        assert (project / "page").read_text() == "sacomparisons/oneolder"
+        assert main(["--experiments", "one"]) == 0
+        assert "nothing to run" in capfd.readouterr().out
+        assert main([]) == 0
+        assert "sacomparisons/two" in (project / "page").read_text()
+
+
 def test_a_failing_stage_stops_what_follows_and_shows_its_log(project, capfd):
     write_pipeline(
         project,
