@@ -1,4 +1,4 @@
-"""Where the time of `make repro` goes: a table of every stage, from the durations that the launcher recorded.
+"""Where the time of `make repro-all` goes: a table of every stage, from the durations that the launcher recorded.
 
 Run `python benchmarks/pipeline_time.py > benchmarks/results/pipeline_time.md`.
 """
@@ -40,7 +40,7 @@ def main() -> int:
     for stage, value in seconds.items():
         groups[kind(stage)].append(value)
     total = sum(seconds.values())
-    print(f"# Where the time of `make repro` goes\n\n{os.cpu_count()} cores ({cpu_name()}), two stages at once.\n")
+    print(f"# Where the time of `make repro-all` goes\n\n{os.cpu_count()} cores ({cpu_name()}), two stages at once.\n")
     print("| stage | runs | seconds each | seconds in all | share |\n| --- | --- | --- | --- | --- |")
     for name, values in sorted(groups.items(), key=lambda item: -sum(item[1])):
         each = f"{min(values):.0f}–{max(values):.0f}" if len(values) > 1 else f"{values[0]:.0f}"
