@@ -49,11 +49,13 @@ def read_plan(targets: Sequence[str] = (), experiments: Sequence[str] = ()) -> P
     try:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
             graph = repo.index.graph
-            goals = [*targets, *(f"experiments/{name}/dvc.yaml" for name in experiments)] or ["dvc.yaml"]
-            wanted = {stage for goal in goals for stage in repo.stage.collect(goal)}
+            # Not by `collect`, which reads the files again: the lock files are most of an idle call's time.
+            files = {f"experiments/{name}/dvc.yaml" for name in experiments} or ({"dvc.yaml"} if not targets else set())
+            wanted = {stage for goal in targets for stage in repo.stage.collect(goal)}
+            wanted |= {stage for stage in graph if Path(stage.path_in_repo).as_posix() in files}
             wanted |= {stage for start in list(wanted) for stage in _reachable(graph, start)}
             if experiments:
-                wanted |= set(repo.stage.collect(REPORT))
+                wanted |= {stage for stage in graph if stage.addressing == REPORT}
             return {
                 stage.addressing: Stage(
                     name=stage.addressing,
