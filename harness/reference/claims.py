@@ -14,12 +14,14 @@ from harness.comparison.declaration import flatten
 from harness.config.load import resolve_target, structure
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
+from harness.evaluation.own_teacher import teacher_motion
 from harness.io import digest, directory_digest, read_json, sha256_file
 from harness.reference.signals import HISTORY, MANIFEST, read_run
 from harness.training.fingerprint import fingerprint, run_settings, training_code
-from harness.training.inputs import data_digest, input_folders
+from harness.training.inputs import data_digest, input_folders, monitors
 from harness.training.manifest import LOCK, package_versions
 
+TEACHER_MOTION = "teacher_motion"  # among a run's inputs
 Outcome = Literal["ok", "mismatch", "missing", "note"]
 Problems = Iterator[tuple[Outcome, str]]
 
@@ -97,7 +99,8 @@ def _config(target: str, manifest: Mapping[str, Any], config: RunConfig, root: P
 
 def _inputs(manifest: Mapping[str, Any], config: RunConfig, root: Path, digests: Digests) -> Problems:
     """The digests of data and weights against what lies on disk."""
-    recorded = manifest.get("inputs", {})
+    recorded = dict(manifest.get("inputs", {}))
+    yield from _teacher_motion(recorded.pop(TEACHER_MOTION, None), config, root)
     folders = input_folders(config, root)
     for name in sorted(recorded.keys() | folders.keys()):
         folder = folders.get(name)
@@ -108,6 +111,15 @@ def _inputs(manifest: Mapping[str, Any], config: RunConfig, root: Path, digests:
             yield "missing", f"{folder} is not here"
         elif (found := digests(data_digest if name == "data" else directory_digest, folder)) != recorded[name]:
             yield "mismatch", f"{name}: {folder} is {found[:12]}, the run read {recorded[name][:12]}"
+
+
+def _teacher_motion(recorded: str | None, config: RunConfig, root: Path) -> Problems:
+    """The one input that is no folder: the motion on the teacher's card, which the run's monitor read."""
+    motion = teacher_motion(config, root / "results") if monitors(config) else None
+    found = None if motion is None else digest(motion)
+    if found != recorded:
+        where = f"`late_motion` on the card of {config.teacher}"
+        yield "mismatch", f"{TEACHER_MOTION}: {where} is not what the run's monitor read; run `dvc repro`"
 
 
 def _imported(target: str, manifest: Mapping[str, Any], root: Path, digests: Digests) -> Problems:

@@ -77,7 +77,8 @@ def write_result(root, target):
     inputs = input_digests(config, root)
     teacher = root / "results/teacher/manifest.json"
     parents = [{"target": "teacher", "fingerprint": read_json(teacher)["fingerprint"]}] if target != "teacher" else []
-    (root / "results" / target / "cards.json").write_text("{}")
+    metrics = {"late_motion": {"value": 1.25, "low": 1.2, "high": 1.3}}
+    write_json(root / "results" / target / "cards.json", {"protocol": {}, "models": {"teacher": {"metrics": metrics}}})
     quality = (folder / "quality.csv").read_text().splitlines()[-1].split(",")
     manifest = {
         "ad_hoc": False,
@@ -250,6 +251,14 @@ def test_stale_shards(project):
     found = told()
     assert {s for s, c, _ in found if c == "inputs"} == set(TARGETS)
     assert any(s == "dvc.lock" and d.startswith("data/encoded: md5") for s, _, d in found)
+
+
+def test_a_teacher_whose_card_moves_otherwise(project):
+    card = Path("results/teacher/cards.json")
+    card.write_text(card.read_text().replace("1.25", "1.5"))
+    found = [(subject, detail) for subject, claim, detail in told() if claim == "inputs"]
+    assert all("`late_motion` on the card of checkpoints/teacher is not what" in detail for _, detail in found)
+    assert {subject for subject, _ in found} >= {target for target in TARGETS if target != "teacher"}
 
 
 @pytest.mark.parametrize("part", ["vae", "tokenizer", "image_encoder", "image_processor"])
