@@ -36,7 +36,7 @@ test: .venv/.ok  ## the test suite
 test-slow: .venv/.ok  ## the tests that take minutes
 	@OMP_NUM_THREADS=1 python -m pytest -m slow --timeout=1800
 
-smoke: .venv/.ok  ## the whole pipeline on a tiny preset, in a copy under .smoke
+smoke: .venv/.ok  ## the pipeline with two experiments on a tiny preset, in a copy under .smoke
 	@scripts/smoke.sh $(JOBS)
 
 smoke-distributed: .venv/.ok  ## every recipe in two processes; quicker after `make smoke`
