@@ -218,8 +218,11 @@ def test_curves_say_when_it_goes_wrong(world):
 
 def test_the_curve_of_the_image_says_when_it_is_left(world):
     clips = planted_with_image(world)
-    left = by_frame(world.clip_set(clips["image left after the first frame"], given=True), world.reference)
+    made = world.clip_set(clips["image left after the first frame"], given=True)
+    left = by_frame(made, world.reference)
     assert len(left["image_identity"]) == FRAMES
+    later = sum(left["image_identity"][1:]) / (FRAMES - 1)  # the first frame is given, and no merit
+    assert measure_values(made, world.reference)["image_identity"] == pytest.approx(later, abs=1e-5)
     assert left["image_identity"][0] == pytest.approx(1, abs=0.01)
     assert max(left["image_identity"][1:]) < 0.75
     assert "image_identity" not in by_frame(world.clip_set(world.good), world.reference)
