@@ -46,8 +46,9 @@ from harness.models.condition import Condition, pad_text
 from harness.models.kv_cache import KVCache
 from harness.models.presets import MODELS, WanGeometry
 from harness.rollout.block import denoise_block
-from harness.rollout.causal import block_spans, commit_block, noised_context
+from harness.rollout.causal import block_spans
 from harness.rollout.few_step import draw_exit_steps, num_blocks
+from harness.rollout.stream import commit_block, noised_context
 
 RATIO = 5
 PARTS = ("rollout", "teacher", "critic", "backward", "other")

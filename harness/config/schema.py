@@ -43,10 +43,10 @@ def _all_or_positive(instance: Any, attribute: Any, value: Any) -> None:
 
 
 def _with_kind(instance: Any, attribute: Any, value: Any) -> None:
-    if value is None and instance.kind == "checkpoint":
-        raise ValueError("must be given with `kind: checkpoint`")
-    if value is not None and instance.kind not in ("checkpoint", "causal_sft"):
-        raise ValueError("is read with `kind: checkpoint` or `kind: causal_sft` only")
+    if value is None and instance.kind in ("checkpoint", "student"):
+        raise ValueError(f"must be given with `kind: {instance.kind}`")
+    if value is not None and instance.kind not in ("checkpoint", "causal_sft", "student"):
+        raise ValueError("is read with `kind: checkpoint`, `causal_sft` or `student` only")
 
 
 @frozen(kw_only=True)
@@ -123,6 +123,7 @@ class EvaluationConfig:
     teacher_steps: int = _positive(25)
     teacher_cfg_scale: float = field(default=2.5, validator=ge(1.0))
     cut_cfg_scale: float = field(default=1.5, validator=ge(1.0))  # few guided steps want less guidance
+    long_clips: int = _positive(64)  # of the long evaluation, where a run has one (`evaluate_frames`)
     seed: int = field(default=1234, validator=ge(0))
     gate: Gate = field(factory=Gate)
 
@@ -196,6 +197,11 @@ class RolloutConfig:
     frames_per_block: int = _positive(3)
     window: int = field(default=-1, validator=_all_or_positive)  # attended frames with the current block; −1: all
     sink: int = field(default=0, validator=ge(0))  # first frames that never leave the window
+    # positions of the rotary embedding: indices of the video's frames, or places in the window, which stay bounded
+    rope: Literal["absolute", "relative"] = "absolute"
+    # What a new prompt does to the cache (LongLive's KV recache): `recache_keep_sink` runs the last frames again under
+    # it and leaves the sink; `recache` makes the sink of them too; `keep` leaves the cache; `clear` empties it
+    on_switch: Literal["recache_keep_sink", "recache", "keep", "clear"] = "recache_keep_sink"
     # table indices, warped by `shift`
     denoising_steps: tuple[int, ...] = field(default=(1000, 750, 500, 250), validator=and_(min_len(1), _decreasing))
     shift: float = _positive(5.0)
@@ -224,12 +230,36 @@ class RolloutConfig:
 class InitConfig:
     """Where the generator's weights come from.
 
-    `path` is the model's folder (`checkpoint`), or that of the causal SFT runs, one for each seed (`causal_sft`; null:
-    `checkpoints/causal_sft`).
+    `path` is the model's folder (`checkpoint`), or that of runs, one for each seed: of causal SFT (`causal_sft`; null:
+    `checkpoints/causal_sft`) or of an arm's students (`student`, `checkpoints/<experiment>/<arm>`).
     """
 
-    kind: Literal["random", "teacher", "causal_sft", "checkpoint"] = "teacher"
+    kind: Literal["random", "teacher", "causal_sft", "student", "checkpoint"] = "teacher"
     path: str | None = field(default=None, validator=_with_kind)
+
+
+@frozen(kw_only=True)
+class LongTuningConfig:
+    """Streaming long tuning (LongLive, arXiv 2509.22622, §3.2): each update goes on with the sequence of the last one.
+
+    An update makes `min_new_frames` or more new frames, in whole blocks, drawn evenly up to the length of a clip; the
+    clip that the teacher judges are the new frames and as many carried ones as fill it. Lengths in latent frames.
+    """
+
+    max_frames: int | None = field(default=None, validator=optional(gt(0)))  # length of a sequence; null: clips only
+    min_new_frames: int = _positive(18)
+    switch_probability: float = _fraction(0.0)  # chance that a sequence changes its prompt, at one of its chunks
+
+
+@frozen(kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters (arXiv 2106.09685) on generator and critic, whose own weights stay as they are (DMD)."""
+
+    rank: int | None = field(default=None, validator=optional(gt(0)))  # null: all weights are trained; LongLive: 256
+    alpha: float = _positive(256.0)  # an adapter's output is scaled by alpha / rank
+    # names, or ends of names, of the linear layers that get one; `all`: every one in the blocks
+    targets: tuple[str, ...] = field(default=("all",), validator=min_len(1))
+    share_teacher: bool = False  # teacher and critic hold one copy of the teacher's weights, if the critic starts there
 
 
 @frozen(kw_only=True)
@@ -268,7 +298,11 @@ class RunConfig:
     sft: SFTConfig
     causal_sft: CausalSFTConfig
     dmd: DMDConfig
+    long_tuning: LongTuningConfig = field(factory=LongTuningConfig)  # of DMD
+    lora: LoRAConfig = field(factory=LoRAConfig)
     monitor: MonitorConfig = field(factory=MonitorConfig)
+    # latent frames of the long clips that the student is evaluated on besides those of `frames`; null: none
+    evaluate_frames: int | None = field(default=None, validator=optional(gt(0)))
     parallelism: ParallelismConfig = field(factory=ParallelismConfig)
     precision: Literal["fp32", "bf16"] = "fp32"
     attention_backend: str = "native"  # a name of diffusers' dispatcher: native, flash, flex, …

@@ -46,7 +46,7 @@ def predict_velocity(
     cache              attend to the cached frames too; written only with `write_cache`
     write_cache        the commit pass: store keys and values of this block. The head is skipped, the result is NaN
     frame_offset       index of the first frame of `x_t` in the video (RoPE position; `y` and `positions` are cut to
-                       these frames)
+                       these frames, and go on as their last frame after their end: nothing is given there)
     frames_per_block   block-causal attention over `x_t` (diffusion forcing); `(first, rest)` gives the first block its
                        own size
     clean              `[B, C, F, H, W]`: with `frames_per_block`, teacher forcing over [clean ‖ noisy]; the velocity is
@@ -55,7 +55,7 @@ def predict_velocity(
 
     The input channels are the noisy latent, then `y`, then `positions`, as far as the condition has them.
 
-    Raises `ValueError` when the arguments contradict each other, or `y` or `positions` do not cover the frames.
+    Raises `ValueError` when the arguments contradict each other.
     """
     arguments: dict[str, Any] = {
         "hidden_states": _with_channels(x_t, condition, frame_offset),
@@ -85,15 +85,17 @@ def predict_velocity(
 
 def _with_channels(x: torch.Tensor, condition: Condition, frame_offset: int) -> torch.Tensor:
     """Concatenate the frames of `y` and `positions` that belong to `x` on channels, in this order."""
-    end = frame_offset + x.shape[2]
     parts = [x]
-    for name, part in (("y", condition.y), ("positions", condition.positions)):
-        if part is None:
-            continue
-        if end > part.shape[2]:
-            raise ValueError(
-                f"{name} covers {part.shape[2]} latent frames, frames {frame_offset}…{end - 1} are asked for: "
-                "make it for the whole length"
-            )
-        parts.append(part[:, :, frame_offset:end].to(x.dtype))
+    for part in (condition.y, condition.positions):
+        if part is not None:
+            parts.append(_frames(part, frame_offset, frame_offset + x.shape[2]).to(x.dtype))
     return x if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _frames(part: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Frames `start … stop − 1` of `[B, C, F, H, W]`; those after the end are the last one."""
+    inside = part[:, :, start:stop]
+    missing = stop - start - inside.shape[2]
+    if not missing:
+        return inside
+    return torch.cat([inside, part[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)

@@ -102,6 +102,23 @@ class _Pieces:
             if any(p.start < last and first < p.start + p.frames for first, last in reachable)
         )
 
+    def forget_from(self, frame: int) -> None:
+        """Drop the blocks that start at `frame` or later."""
+        self.pieces = tuple(p for p in self.pieces if p.start < frame)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What is held, as plain values and tensors."""
+        return [
+            {"start": p.start, "frames": p.frames, "key_values": [list(pair) for pair in p.key_values]}
+            for p in self.pieces
+        ]
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        """Hold what `state` gave."""
+        self.pieces = tuple(
+            _Piece(p["start"], p["frames"], tuple((key, value) for key, value in p["key_values"])) for p in state
+        )
+
     def detach(self) -> None:
         """Cut what is kept from its graph."""
         self.pieces = tuple(
@@ -145,6 +162,18 @@ class _Buffer:
             for buffer, x in zip(buffers, tensors, strict=True):
                 buffer[:, used : used + x.shape[1]].copy_(x)
         self.held = _merged((*self.held, (start, start + frames)))
+
+    def forget_from(self, frame: int) -> None:
+        """Drop the frames from `frame` on."""
+        self.held = tuple((first, min(last, frame)) for first, last in self.held if first < frame)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Raises `ValueError`: buffers are for sampling, which is not resumed."""
+        raise ValueError("a cache with buffer_frames has no state to save: leave buffer_frames out")
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        """Raises `ValueError`, as `state` does."""
+        self.state()
 
     def detach(self) -> None:
         """Nothing to cut: what is written in place has no graph."""
@@ -261,8 +290,39 @@ class KVCache:
         """Forget everything; the next commit may start at any frame."""
         self._store = _Pieces() if self.buffer_frames is None else _Buffer(self.buffer_frames)
         self._origin = self._next = 0
+        self._since: int | None = None  # frames between the sink and this one are gone: see `rewind`
         self._pending: _Piece | None = None
         self._condition: tuple[tuple[object, ...], int, object] | None = None
+
+    def rewind(self, frame: int) -> None:
+        """Keep of the past the sink alone, and go on at `frame`, one of those committed: blocks from there on are to
+        be committed again, for example with another prompt.
+
+        Raises `ValueError` for a frame in the sink, or one that was not committed.
+        """
+        if not self._origin + self.sink <= frame <= self._next:
+            raise ValueError(
+                f"cannot go back to frame {frame}: the sink ends at {self._origin + self.sink}, the cache at "
+                f"{self._next}"
+            )
+        self._store.forget_from(frame)
+        self._next = self._since = frame
+        if not self.sink:
+            self._origin, self._since = frame, None
+        self._pending = self._condition = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keys and values, and where they belong, as plain values and tensors; the prompt's part is made anew.
+
+        Raises `ValueError` for a cache with `buffer_frames`.
+        """
+        return {"held": self._store.state(), "origin": self._origin, "next": self._next, "since": self._since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave of a cache with the same settings."""
+        self.reset()
+        self._store.load(state["held"])
+        self._origin, self._next, self._since = state["origin"], state["next"], state["since"]
 
     def detach(self) -> None:
         """Cut what is kept from its graph, for a new training step on the same video; the prompt's part is dropped."""
@@ -338,10 +398,10 @@ class KVCache:
 
     def _ranges(self, frames: int) -> Ranges:
         """Cached frames `(first, last + 1)` that a block of `frames` frames sees: the sink, then the recent ones."""
-        held = self._next - self._origin
-        if self.window == -1 or held + frames <= self.window:
-            return ((self._origin, self._next),) if held else ()
+        if self.is_empty:
+            return ()
         sink_end = min(self._origin + self.sink, self._next)
-        recent = max(self.window - self.sink - frames, 0)
-        ranges = ((self._origin, sink_end), (max(self._next - recent, sink_end), self._next))
-        return tuple((first, last) for first, last in ranges if first < last)
+        begin = sink_end if self._since is None else self._since
+        if self.window != -1 and sink_end - self._origin + self._next - begin + frames > self.window:
+            begin = max(self._next - max(self.window - self.sink - frames, 0), begin)
+        return _merged(tuple((a, b) for a, b in ((self._origin, sink_end), (begin, self._next)) if a < b))

@@ -11,11 +11,11 @@ from harness.config.schema import RolloutConfig
 from harness.diffusion.schedule import TIMESTEPS, sampling_sigmas
 from harness.models.condition import Condition
 from harness.models.denoiser import predict_velocity
-from harness.models.kv_cache import KVCache
 from harness.rollout.block import full_timestep
-from harness.rollout.causal import commit_given, generated_spans
+from harness.rollout.causal import generated_spans
 from harness.rollout.given_frame import beside_given, given_frame
 from harness.rollout.guided import for_both, guided_velocity, with_unconditional
+from harness.rollout.stream import cache_for, commit_given
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def causal_euler_sample(
     """
     both = with_unconditional(condition, cfg_scale)
     sigmas = sampling_sigmas(steps, config.shift)
-    cache = KVCache(window=config.window, sink=config.sink)
+    cache = cache_for(config)
     frames = noise.shape[2]
     given = given_frame(condition, noise, config.first_frame_given)
     blocks = []

@@ -19,8 +19,9 @@ from harness.models.condition import Condition
 from harness.models.kv_cache import KVCache
 from harness.rollout.block import draw_noise, full_timestep, predict_x0
 from harness.rollout.cache_rows import CacheRows, Rows
-from harness.rollout.causal import commit_block, commit_given, generated_spans, noised_context
+from harness.rollout.causal import generated_spans
 from harness.rollout.given_frame import given_frame
+from harness.rollout.stream import cache_for, commit_block, commit_given, noised_context
 
 
 @frozen(eq=False)
@@ -75,7 +76,7 @@ def rollouts_together(model: nn.Module, starts: Sequence[Start], config: Rollout
     ordered = [starts[number] for number in order]  # so that those that go on come first: rows are then views
     frames = ordered[0].noise.shape[2]
     if config.attention == "causal":
-        cache = KVCache(window=config.window, sink=config.sink)
+        cache = cache_for(config)
         spans = list(generated_spans(frames, config))
     else:
         cache, spans = None, [(int(config.first_frame_given), frames)]

@@ -59,6 +59,8 @@ def init_folder(config: RunConfig, root: Path) -> Path | None:
             return teacher_folder(config, root)
         case "causal_sft":
             return root / (config.init.path or "checkpoints/causal_sft") / f"seed{config.seed}" / "model"
+        case "student":
+            return root / str(config.init.path) / f"seed{config.seed}" / "model"
         case "checkpoint":
             folder = root / str(config.init.path)
             return model_folder(folder) or folder
@@ -92,7 +94,7 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
             return f"run `dvc repro {target}`"
     if folder == teacher_folder(config, root) and not config.teacher.startswith("checkpoints/"):
         return f"run `{import_command(config)}`"
-    if name == "init" and config.init.kind == "causal_sft":
+    if name == "init" and config.init.kind in ("causal_sft", "student"):
         target = checkpoint_target(folder.parent, root)
         if target is not None:
             return f"run `python harness/train.py --target {target}` (or `dvc repro`)"

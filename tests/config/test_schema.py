@@ -34,7 +34,7 @@ def test_window(window):
 def test_betas_and_paths():
     with pytest.raises(ValueError, match="each must be in"):
         AdamWConfig(lr=1.0, betas=(0.0, 1.0))
-    with pytest.raises(ValueError, match="is read with `kind: checkpoint` or"):
+    with pytest.raises(ValueError, match="is read with `kind: checkpoint`, `causal_sft` or `student`"):
         InitConfig(kind="teacher", path="x")
     with pytest.raises(ValueError, match="must be given with `kind: checkpoint`"):
         InitConfig(kind="checkpoint")

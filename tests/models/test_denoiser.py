@@ -46,10 +46,13 @@ def test_a_tuple_is_unpacked():
     assert torch.equal(predict_velocity(Tuple(), x, torch.zeros(2), small_condition()), x)
 
 
-def test_y_must_cover_the_frames():
-    condition = Condition(text=torch.zeros(2, 4, 8), y=torch.zeros(2, 3, 4, 2, 4))
-    with pytest.raises(ValueError, match="y covers 4 latent frames, frames 3…5"):
-        predict_velocity(Recorder(), small_latent(3), torch.zeros(2), condition, frame_offset=3)
+@pytest.mark.parametrize("offset", [3, 4, 700])
+def test_after_its_end_y_goes_on_as_its_last_frame(offset):
+    y = torch.randn(2, 3, 4, 2, 4)
+    model, condition = Recorder(), Condition(text=torch.zeros(2, 4, 8), y=y)
+    x = small_latent(3)
+    predict_velocity(model, x, torch.zeros(2), condition, frame_offset=offset)
+    assert torch.equal(model.arguments["hidden_states"], torch.cat([x, y[:, :, [3, 3, 3]]], dim=1))
 
 
 def test_positions_come_after_y_and_are_cut_alike():
@@ -63,8 +66,8 @@ def test_positions_come_after_y_and_are_cut_alike():
     alone = Condition(text=torch.zeros(2, 4, 8), positions=positions)
     predict_velocity(model, x, torch.zeros(2), alone)
     assert torch.equal(model.arguments["hidden_states"], torch.cat([x, positions[:, :, :2]], dim=1))
-    with pytest.raises(ValueError, match="positions covers 8 latent frames, frames 7…8"):
-        predict_velocity(model, x, torch.zeros(2), alone, frame_offset=7)
+    predict_velocity(model, x, torch.zeros(2), alone, frame_offset=7)
+    assert torch.equal(model.arguments["hidden_states"], torch.cat([x, positions[:, :, [7, 7]]], dim=1))
 
 
 def test_a_first_latent_is_no_input_channel():
