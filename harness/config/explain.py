@@ -98,6 +98,7 @@ def _run(config: RunConfig) -> Iterable[Line]:
         "teacher": f"the teacher's weights ({config.teacher})",
         "causal_sft": "the causal SFT of the same seed "
         f"({config.init.path or 'checkpoints/causal_sft'}/seed{config.seed}/model)",
+        "student": f"the student of the same seed ({config.init.path}/seed{config.seed}/model)",
         "checkpoint": f"the diffusers folder {config.init.path}",
     }
     yield "method", f"{config.method}: {what[config.method]}"

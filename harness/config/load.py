@@ -343,12 +343,61 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
             f"{config.frames} latent frames do not divide into blocks of {rollout.frames_per_block}",
         )
     yield from _check_image(config, preset)
-    if config.init.kind == "causal_sft" and config.method != "dmd":
-        yield "init.kind", "causal_sft is a start for dmd only"
+    if config.init.kind in ("causal_sft", "student") and config.method != "dmd":
+        yield "init.kind", f"{config.init.kind} is a start for dmd only"
+    yield from _check_long_tuning(config)
     if rollout.window != -1 and rollout.sink >= rollout.window:
         yield "rollout.sink", f"must be below the window ({rollout.window} frames, sink included), got {rollout.sink}"
     if rollout.window != -1 and rollout.window < rollout.frames_per_block:
         yield "rollout.window", f"must hold a block ({rollout.frames_per_block} frames), got {rollout.window}"
+
+
+def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
+    tuning, rollout, frames = config.long_tuning, config.rollout, config.frames
+    longest, shortest, block = tuning.max_frames, tuning.min_new_frames, rollout.frames_per_block
+    if longest is None:
+        return
+    at = "long_tuning.max_frames"
+    if config.method != "dmd":
+        yield at, f"long tuning is for `method: dmd`, not {config.method}; set it to null"
+        return
+    if rollout.attention != "causal":
+        yield at, "long tuning needs `rollout.attention: causal`: it goes on from the KV cache; set it to null"
+        return
+    if rollout.has_image:
+        yield (
+            at,
+            f"with `rollout.image_conditioning: {rollout.image_conditioning}` critic and teacher would have to be told "
+            "the image of each chunk's first frame, for which training has no image encoder; set it to null",
+        )
+    if config.dmd.rollouts_ahead:
+        yield (
+            "dmd.rollouts_ahead",
+            "makes rollouts before their turn, but with `long_tuning.max_frames` each goes on where the last one "
+            "stopped; set it to false",
+        )
+    if shortest > frames or shortest % block:
+        yield (
+            "long_tuning.min_new_frames",
+            f"must be whole blocks ({block} frames, rollout.frames_per_block) and fit a clip (frames: {frames}), got "
+            f"{shortest}",
+        )
+        return
+    if longest < frames:
+        yield at, f"must hold a clip (frames: {frames}), got {longest}"
+    elif tuning.switch_probability and longest < frames + shortest:
+        yield (
+            "long_tuning.switch_probability",
+            f"a prompt changes after the first chunk, but {longest} frames (long_tuning.max_frames) hold no second "
+            f"one ({frames} + {shortest}); set it to 0",
+        )
+    needed = frames - shortest + 1
+    if rollout.window != -1 and rollout.window < needed:
+        yield (
+            "rollout.window",
+            f"must reach one frame beyond the clip that long tuning judges: at least {needed} frames (frames − "
+            f"long_tuning.min_new_frames + 1), got {rollout.window}",
+        )
 
 
 def _check_image(config: RunConfig, preset: Preset) -> Iterable[Problem]:

@@ -6,6 +6,8 @@ of the critic, which learns the generator's own distribution, and that of the fr
 
 In image to video critic and teacher are told the image by tokens and `y`, and see the whole clip. The generator is told
 by what it reads (`condition_for`), or is given the first frame, which is then no part of its loss.
+
+In long tuning an update goes on with a sequence, instead of making a clip of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from harness.diffusion.schedule import TIMESTEPS
 from harness.errors import HarnessError
 from harness.methods.draws import Draws
 from harness.methods.groups import optimizer_group
+from harness.methods.long_sequence import Clip, LongSequence
 from harness.models.condition import Condition
 from harness.models.denoiser import condition_for, predict_velocity
 from harness.rollout.causal import first_gradient_frame
@@ -48,6 +51,8 @@ class DMD(ComposerModel):
     # Rollouts ahead of their turn, set before each forward pass (`harness.algorithms.rollouts_ahead`):
     upcoming: Sequence[tuple[Tensor, Condition, Draws]]  # of the next critic updates, as `critic_step` will be given
     made: list[Sample]  # for this critic update and those after it
+    # Of this forward pass's samples, set before it in long tuning (`harness.algorithms.long_tuning`):
+    sequence: LongSequence | None
 
     def __init__(
         self, generator: nn.Module, critic: nn.Module, teacher: nn.Module, config: DMDConfig, rollout: RolloutConfig
@@ -66,6 +71,7 @@ class DMD(ComposerModel):
         self.phase = "generator"
         self.upcoming = ()
         self.made = []
+        self.sequence = None
 
     def train(self, mode: bool = True) -> DMD:
         """Switch generator and critic between training and evaluation; the teacher always evaluates."""
@@ -102,6 +108,24 @@ class DMD(ComposerModel):
         x = rollout(self.generator, noise, condition, self.rollout_config, self.draws.local, exit_steps)
         return x, exit_steps
 
+    def generator_clip(self, like: Tensor, condition: Condition) -> Clip:
+        """Give the clip of this generator update: one of its own, or the end of its sequence."""
+        if self.sequence is not None:
+            return self.sequence.extend(self.generator, like, condition, self.draws)
+        x, exit_steps = self.generate(like, condition)
+        new_from = int(self.rollout_config.first_frame_given)
+        causal = self.rollout_config.attention == "causal"
+        gradient_from = first_gradient_frame(x.shape[2], self.rollout_config) if causal else new_from
+        return Clip(x=x, condition=condition, exit_steps=exit_steps, new_from=new_from, gradient_from=gradient_from)
+
+    def critic_clip(self, like: Tensor, condition: Condition) -> Clip:
+        """Give the clip of this critic update, on the device of `like`."""
+        if self.sequence is not None:
+            return self.sequence.extend(self.generator, like, condition, self.draws)
+        sample = self.critic_sample(like, condition)
+        x = sample["x"].to(like.device)
+        return Clip(x=x, condition=condition, exit_steps=sample["exit_steps"], new_from=0, gradient_from=0)
+
     def critic_sample(self, like: Tensor, condition: Condition) -> Sample:
         """Give the sample of this critic update, and leave `draws` as after its rollout.
 
@@ -137,15 +161,15 @@ class DMD(ComposerModel):
 
     def generator_step(self, like: Tensor, condition: Condition) -> dict[str, Any]:
         """Give the generator's loss, whose gradient is the difference of the scores (DMD eq. 7), and what to watch."""
-        x, exit_steps = self.generate(like, condition)
+        clip = self.generator_clip(like, condition)
+        x, condition, first = clip.x, clip.condition, clip.new_from
         config, frames_per_block = self.config, self.rollout_config.frames_per_block
-        first = int(self.rollout_config.first_frame_given)  # the first frame that was generated
         with torch.no_grad():
             x_t, t, _ = self.renoise(x)
             fake = velocity_to_x0(predict_velocity(self.critic, x_t, t, condition), x_t, t / TIMESTEPS)
             both = with_unconditional(condition, config.cfg_scale)
             real = velocity_to_x0(guided_velocity(self.teacher, x_t, t, both, config.cfg_scale), x_t, t / TIMESTEPS)
-            x_made, fake, real = (clip[:, :, first:] for clip in (x, fake, real))
+            x_made, fake, real = (frames[:, :, first:] for frames in (x, fake, real))
             grad = dmd_gradient(x_made, fake, real, config.normalize_gradient, frames_per_block)
             teacher_distance = (x_made - real).abs().mean()
             metrics = {
@@ -154,11 +178,9 @@ class DMD(ComposerModel):
                 "critic_lag": (x_made - fake).abs().mean()
                 / teacher_distance,  # above 1, the critic knows the samples less well
                 "sample_std": x_made.std(),
-                "exit_step": torch.tensor(sum(exit_steps) / len(exit_steps)),
+                **self._watched(clip),
             }
-        start = first
-        if self.rollout_config.attention == "causal":
-            start = first_gradient_frame(x.shape[2], self.rollout_config)
+        start = clip.gradient_from
         return {"loss": dmd_loss(x[:, :, start:], grad[:, :, start - first :]), "metrics": metrics}
 
     def critic_step(self, like: Tensor, condition: Condition) -> dict[str, Any]:
@@ -167,17 +189,24 @@ class DMD(ComposerModel):
         Over all frames, a given first one too: it is part of the clips whose score the critic learns.
         """
         with torch.no_grad():
-            sample = self.critic_sample(like, condition)
-            x, exit_steps = sample["x"].to(like.device), sample["exit_steps"]
+            clip = self.critic_clip(like, condition)
+            x = clip.x
             x_t, t, noise = self.renoise(x)
-        velocity = predict_velocity(self.critic, x_t, t, condition)
+        velocity = predict_velocity(self.critic, x_t, t, clip.condition)
         loss = (velocity.float() - velocity_target(x, noise).float()).square().mean()
         metrics = {
             "critic_loss": loss.detach(),
             "sample_std": x.std(),
-            "exit_step": torch.tensor(sum(exit_steps) / len(exit_steps)),
+            **self._watched(clip),
         }
         return {"loss": loss, "metrics": metrics}
+
+    def _watched(self, clip: Clip) -> dict[str, Tensor]:
+        """Of how a clip was made: the mean exit step, and how long its sequence is by now."""
+        values = {"exit_step": torch.tensor(sum(clip.exit_steps) / len(clip.exit_steps))}
+        if self.sequence is not None:
+            values["sequence_frames"] = torch.tensor(float(self.sequence.made))
+        return values
 
     def loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """Give the loss that `forward` computed."""

@@ -134,6 +134,19 @@ def decode_latents(vae: VAE, latents: Tensor) -> Tensor:
     return output.sample  # type: ignore[union-attr]
 
 
+@torch.no_grad()
+def as_first_latent(vae: VAE, latents: Tensor) -> Tensor:
+    """The last pixel frame of normalised latents `[B, C, F', h, w]`, encoded as the first of a clip: `[B, C, 1, h, w]`.
+
+    A latent frame from the middle of a video stands for four pixel frames, the first one of a clip for an image. The
+    frames before the last give the decoder its past; it takes the first of them for the start of a clip. Computed in
+    the VAE's own precision.
+    """
+    with torch.autocast(latents.device.type, enabled=False):
+        video = decode_latents(vae, latents.to(vae.dtype))
+        return encode_video(vae, video[:, :, -1:]).to(latents.dtype)
+
+
 def to_pixels(video: Tensor) -> np.ndarray:
     """Video `[B, 3, F, H, W]` in [−1, 1] → uint8 `[B, F, H, W, 3]`."""
     return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()

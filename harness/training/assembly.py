@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from attrs import frozen
 from composer import Callback, Trainer
 from composer.core import DataSpec
 from composer.models import ComposerModel
-from composer.utils import dist
+from composer.utils import dist, get_device
 from torch import nn
 
 from harness.algorithms.alternating_updates import AlternatingUpdates
@@ -20,6 +21,7 @@ from harness.algorithms.counter_randomness import CounterRandomness
 from harness.algorithms.generator_ema import GeneratorEMA
 from harness.algorithms.gradient_clipping import GradientClipping
 from harness.algorithms.learning_rate import RoleLearningRates
+from harness.algorithms.long_tuning import LongTuning
 from harness.algorithms.rollouts_ahead import RolloutsAhead
 from harness.algorithms.updates import Role, UpdateOrder, update_order
 from harness.callbacks.compute_meter import ComputeMeter
@@ -28,6 +30,8 @@ from harness.callbacks.quality_monitor import QualityMonitor, SampleAndScore
 from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, RunConfig, SFTConfig
 from harness.data.loader import LookAhead
 from harness.errors import HarnessError
+from harness.methods.long_sequence import LongSequence
+from harness.models.codec import VAE, as_first_latent
 from harness.training.checkpointing import Checkpointing
 from harness.training.parallelism import check_sharding, copies, parallelism_settings, shard_networks
 from harness.training.precision import forbid_cached_casts, trainer_precision
@@ -77,6 +81,7 @@ def build_training(
     save_best: Callable[[nn.Module], None],
     sample_and_score: SampleAndScore | None = None,
     watchers: Callable[[UpdateOrder, History], Sequence[Callback]] = lambda order, history: (),
+    vae: VAE | None = None,
 ) -> Training:
     """Put a run together; `trainer.fit()` then goes on from the newest good state in `folder`.
 
@@ -88,6 +93,7 @@ def build_training(
     save_best          writes a network's weights as the best so far
     sample_and_score   for the monitor; without it quality is not measured
     watchers           more callbacks that change no number (progress, trackers)
+    vae                for long tuning, which encodes frames anew
 
     Raises:
         HarnessError: settings that do not fit the machine or the number of processes.
@@ -112,6 +118,7 @@ def build_training(
     if config.method == "dmd" and config.dmd.rollouts_ahead:
         data.dataloader = batches = LookAhead(data.dataloader)
         ahead = RolloutsAhead(method, order, data, batches, randomness)
+    long = _long_tuning(config, method, vae)
     ema = GeneratorEMA(method, decay=settings.ema_decay, start=settings.ema_start, order=order)
     clipping = GradientClipping(method, {r: c.clip_norm for r, c in adamw.items()}, order, copies=whole_copies)
     history = History(
@@ -142,6 +149,7 @@ def build_training(
     parts: Mapping[str, Any] = {"ema": ema, "meter": meter, "history": history}
     parts = parts if monitor is None else {**parts, "monitor": monitor}
     parts = parts if ahead is None else {**parts, "ahead": ahead}
+    parts = parts if long is None else {**parts, "long": long}
     checkpointing = Checkpointing(
         folder / "states",
         stage=f"{config.method} of {config.model} from {config.init.kind}, seed {config.seed}",
@@ -163,6 +171,7 @@ def build_training(
             RoleLearningRates(order, adamw),
             randomness,
             *([ahead] if ahead is not None else []),
+            *([long] if long is not None else []),
             clipping,
             ema,
         ],
@@ -183,6 +192,16 @@ def build_training(
         python_log_level="error",
     )
     return Training(trainer=trainer, order=order, ema=ema, meter=meter, history=history, monitor=monitor)
+
+
+def _long_tuning(config: RunConfig, method: nn.Module, vae: VAE | None) -> LongTuning | None:
+    """The algorithm that carries long videos on, if the run is tuned on them. Raises `ValueError` without a VAE."""
+    if config.long_tuning.max_frames is None:
+        return None
+    if vae is None:
+        raise ValueError("long tuning encodes frames anew: give the VAE")
+    as_image = functools.partial(as_first_latent, get_device(None).module_to_device(vae))
+    return LongTuning(method, lambda: LongSequence(config.long_tuning, config.rollout, config.frames, as_image))
 
 
 def build_optimizer(method: ComposerModel) -> torch.optim.AdamW:

@@ -78,6 +78,7 @@ def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
         folders["init"] = init
     if monitors(config):
         folders["evaluators"] = root / EVALUATORS
+    if monitors(config) or config.long_tuning.max_frames is not None:
         folders["vae"] = root / ENCODERS / "vae"
     return folders
 
@@ -88,6 +89,8 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
         return "run `dvc repro encode`"
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
+        if name == "vae" and config.long_tuning.max_frames is not None:
+            return "run `dvc repro encoders`: long tuning encodes frames anew"
         return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
     for target, trained in {**TEACHERS, "sft_first_latent": "checkpoints/sft_first_latent"}.items():
         if folder in (root / trained, root / trained / "model"):

@@ -23,6 +23,7 @@ from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, directory_digest
 from harness.machine import processor_name
 from harness.models.checkpoint import save_model
+from harness.models.codec import load_vae
 from harness.tracking.background import Mirror
 from harness.tracking.requests import Request as TrackingRequest
 from harness.tracking.requests import train_request
@@ -71,6 +72,7 @@ def train(
         fingerprint=fingerprint,
         save_best=lambda network: save_weights(network, folder.path / "best"),
         sample_and_score=_monitor(config, root, folder.path if rank == 0 else None),
+        vae=load_vae(root / ENCODERS / "vae") if config.long_tuning.max_frames is not None else None,
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
     made_with = surroundings(root)  # now: the code may be edited while the run goes on
