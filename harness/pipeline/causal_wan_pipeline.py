@@ -37,10 +37,10 @@ from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.codec import VAE
 from harness.models.condition import Condition, position_channels
+from harness.models.frame_decoder import FrameDecoder, decode_clip
 from harness.models.image import ImageEncoder
 from harness.models.reference_latent import factors
 from harness.models.text import TextEncoder, encode_prompt
-from harness.pipeline.decoding import FrameDecoder, decode_clip
 from harness.pipeline.inputs import image_inputs, reads_image
 from harness.pipeline.parts import NAMES, cast_parts, load_parts
 from harness.rollout.causal import causal_blocks

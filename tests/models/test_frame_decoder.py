@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLWan
 
 from harness.errors import HarnessError
 from harness.models.codec import PCACodec, decode_latents
-from harness.pipeline.decoding import FrameDecoder, decode_clip
+from harness.models.frame_decoder import FrameDecoder, decode_clip
 
 
 def pca() -> PCACodec:
