@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from harness.comparison import tables, views
 from harness.comparison.curves import AXES, common_budget, curve_of, curve_table
 from harness.comparison.declaration import Baselines, Declaration, load_declaration
 from harness.comparison.judge import judge, strongest_baseline
+from harness.comparison.long_video import long_video
 from harness.comparison.results import Result, Results, read_results
 from harness.config.metrics import METRICS
 from harness.config.structure import to_dict
@@ -36,7 +38,11 @@ def main(experiment: str, root: str | Path = ".") -> Path:
     comparison, curves = compare(declaration, results)
     metric = tables.level_metric(declaration.primary, declaration.metrics, comparison["models"])
     columns = clip_columns(declaration, results, metric)
-    comparison["clips"] = _copy_clips(columns, folder / "clips")
+    long_columns = long_clip_columns(declaration, results, comparison["long"]) if "long" in comparison else []
+    copied = _copy_clips([*columns, *long_columns], folder / "clips")
+    comparison["clips"] = copied[: len(columns)]
+    if "long" in comparison:
+        comparison["long"]["shown"] = copied[len(columns) :]
     comparison = rounded(comparison)
     atomic_write_text(folder / "curves.csv", curves)
     write_json(folder / "comparison.json", comparison)
@@ -55,6 +61,7 @@ def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any],
     models = tables.models_table(declaration, results)
     level = tables.level_metric(declaration.primary, declaration.metrics, models)
     collapse = tables.static_collapse(results)
+    long = long_video(results)
     comparison = {
         "schema": 1,
         "experiment": declaration.name,
@@ -80,6 +87,7 @@ def compare(declaration: Declaration, results: Results) -> tuple[dict[str, Any],
         "budget": budget,
         "provenance": tables.provenance(results),
         **({"static_collapse": collapse} if collapse else {}),
+        **({"long": long} if long else {}),
     }
     return comparison, curve_table(curves, declaration.metrics)
 
@@ -140,6 +148,27 @@ def clip_columns(declaration: Declaration, results: Results, metric: str) -> lis
     for name, seeds in results.arms.items():
         columns.append(_clip_column(name, seeds[first], "student", declaration.arms[name].label))
     return columns
+
+
+def long_clip_columns(declaration: Declaration, results: Results, long: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The long clips of the first declared seed: what the arms start from, once where it goes on alike in all of them,
+    then every arm's student.
+    """
+    inits, students = [], []
+    for arm in long["segments"]["student"]:
+        result, label = results.arms[arm][declaration.seeds[0]], declaration.arms[arm].label
+        students.append(_long_column(arm, result, "student", label))
+        if not long["common_init"]:
+            inits.append(_long_column(f"init-{arm}", result, "init", f"{label}: its init"))
+        elif not inits:
+            inits.append(_long_column("init", result, "init", "What all start from"))
+    return [column for column in (*inits, *students) if column["sources"]]
+
+
+def _long_column(name: str, result: Result, model: str, label: str) -> dict[str, Any]:
+    block = result.long(model) or {}
+    column = _column(f"long-{name}", label, result.cards.get("prompts", [])[:CLIP_ROWS])  # no arm has a hyphen
+    return {**column, "sources": [result.folder / clip for clip in block.get("clips_files", [])[:CLIP_ROWS]]}
 
 
 def _given_column(results: Results, seed: int) -> list[dict[str, Any]]:

@@ -28,6 +28,10 @@ BASELINES: dict[str, tuple[str, ...]] = {
 }
 SHOWN = ("real", "teacher", "given")  # names of columns and curves beside the arms
 TEACHERS = ("teacher", "teacher_i2v")  # targets whose cards have the full teacher and the cut one
+OF_LONG_CLIPS = (
+    "long_fvd", "long_caption_accuracy", "long_motion_accuracy", "long_identity", "long_ink", "long_saturation",
+    "fvd_drift", "switch_delay", "switch_obeyed", "switch_identity", "long_cache",
+)  # fmt: skip  # on the cards of students and of what they start from
 
 
 def _teachers(instance: Any, attribute: Any, value: Any) -> None:
@@ -156,7 +160,8 @@ def load_declaration(name: str, root: Path = Path(".")) -> Declaration:
     if problems:
         raise refusal(problems, str(path))
     configs = {arm: resolve_target(declaration.target(arm, declaration.seeds[0]), root) for arm in declaration.arms}
-    if problems := [*check_budget(declaration, configs), *check_teachers(declaration, configs)]:
+    checks = (check_budget, check_teachers, check_long)
+    if problems := [problem for found in checks for problem in found(declaration, configs)]:
         raise refusal(problems, str(path))
     return declaration
 
@@ -205,6 +210,30 @@ def check_teachers(declaration: Declaration, configs: Mapping[str, RunConfig]) -
                     f"write `teacher: {own}`, or `teacher: {{{arm}: {own}, …}}` with a target for each arm",
                 )
             )
+    return problems
+
+
+def is_long(method: str | None, attention: str | None, evaluate_frames: int | None) -> bool:
+    """Whether a run is evaluated on long clips: a causal student with a declared length."""
+    return method == "dmd" and attention == "causal" and evaluate_frames is not None
+
+
+def check_long(declaration: Declaration, configs: Mapping[str, RunConfig]) -> list[Problem]:
+    """Whether every arm has the long evaluation that a declared metric of long clips is measured in."""
+    names = [name for name in declaration.metrics if name in OF_LONG_CLIPS]
+    if not names:
+        return []
+    problems = []
+    for arm, config in configs.items():
+        if is_long(config.method, config.rollout.attention, config.evaluate_frames):
+            continue
+        if config.method != "dmd":
+            why = f"trains with `method: {config.method}`, and only students (`dmd`) are evaluated on long clips"
+        elif config.rollout.attention != "causal":
+            why = f"has `rollout.attention: {config.rollout.attention}`, which cannot go beyond a clip; take `causal`"
+        else:
+            why = "has `evaluate_frames: null`; give the latent frames of its long evaluation"
+        problems.append((f"metrics.{names[0]}", f"is measured on long clips, but arm {arm} {why}, or remove {names}"))
     return problems
 
 
@@ -330,6 +359,11 @@ def _check_hypotheses(declaration: Declaration) -> Iterator[Problem]:
             yield f"{where}.than", f"`{h.than}` has no results here: `baselines.{h.than}` is null; name its runs there"
         elif h.than not in others:
             yield f"{where}.than", f"`{h.than}` is neither an arm nor a baseline{suggest(h.than, others)}"
+        if h.than in BASELINES and h.than != "own_init" and h.metric in OF_LONG_CLIPS:
+            yield (
+                f"{where}.metric",
+                f"`{h.metric}` is measured on long clips, which `{h.than}` makes none of; name an arm or `own_init`",
+            )
         if h.than == h.arm:
             yield f"{where}.than", f"`{h.arm}` would be compared with itself"
         if h.metric not in declaration.metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from harness.comparison import plots, views
+from harness.comparison.long_figures import strip_of_frames
 from harness.config.metrics import OF_IMAGES, STATIC_COLLAPSE_ALARM
 from harness.errors import HarnessError
 
@@ -130,20 +131,22 @@ def frame_figures(comparison: Mapping[str, Any]) -> list[Markup]:
     return figures
 
 
-def clip_table(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Clips as data URIs, a column per model and a row per prompt; each with a still for those who want no motion."""
-    columns = [column for column in comparison["clips"] if column["files"]]
+def clip_table(clips: Sequence[Mapping[str, Any]], folder: Path, strip: Sequence[int] | None = None) -> dict[str, Any]:
+    """Clips as data URIs, a column per model and a row per prompt; each with a still for those who want no motion, and
+    with a strip of the given frames.
+    """
+    columns = [column for column in clips if column["files"]]
     rows = min((len(column["files"]) for column in columns), default=0)
     prompts = next((column["prompts"] for column in columns if len(column["prompts"]) >= rows), [])
     table = []
     for i in range(rows):
         prompt = prompts[i] if i < len(prompts) else f"prompt {i + 1}"
-        cells = [_clip(folder / column["files"][i], f"{column['label']}: {prompt}") for column in columns]
+        cells = [_clip(folder / column["files"][i], f"{column['label']}: {prompt}", strip) for column in columns]
         table.append({"prompt": prompt, "cells": cells})
     return {"columns": columns, "rows": table}
 
 
-def _clip(path: Path, alt: str) -> dict[str, str]:
+def _clip(path: Path, alt: str, strip: Sequence[int] | None) -> dict[str, str]:
     if not path.is_file():
         raise HarnessError(f"{path}: missing; run `python -m harness compare {path.parent.parent.name}` again")
     data = path.read_bytes()
@@ -153,13 +156,19 @@ def _clip(path: Path, alt: str) -> dict[str, str]:
         stream = io.BytesIO()
         image.convert("RGB").save(stream, "PNG", optimize=True)
         width, height = image.size
+    film = {} if strip is None else {"strip": _png(strip_of_frames(data, strip))}
     return {
+        **film,
         "alt": alt,
         "moving": Markup(f"data:{kind};base64,{base64.b64encode(data).decode()}"),
-        "still": Markup(f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"),
+        "still": _png(stream.getvalue()),
         "width": str(width),
         "height": str(height),
     }
+
+
+def _png(data: bytes) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(data).decode()}")
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:

@@ -56,6 +56,17 @@ class Line:
     series: int | None = field(default=None)
 
 
+@frozen(kw_only=True)
+class Band:
+    """One arm on a drift plot: the mean over its seeds, and their smallest and largest value. NaN: not measured."""
+
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    series: int
+
+
 def line_plot(
     lines: Sequence[Line],
     x_label: str,
@@ -87,6 +98,39 @@ def line_plot(
             axes.axvline(mark_x, color=INK, dashes=(1, 2), linewidth=1.1)
         if mark_y is not None:
             axes.axhline(mark_y, color=INK, dashes=(6, 2), linewidth=1.1)
+        return _svg(figure, name, alt)
+
+
+def drift_plot(
+    bands: Sequence[Band],
+    levels: Sequence[tuple[float, float]],
+    references: Sequence[Line],
+    mark_x: float | None,
+    x_label: str,
+    y_label: str,
+    name: str,
+    alt: str,
+) -> str:
+    """A line with its band per arm, over time. `levels` are the low and high ends of references that are known up to
+    `mark_x`: filled up to there, continued as dashed lines as far as the arms go.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(x_label, y_label)
+        end = max(x for band in bands for x in band.x)
+        known = end if mark_x is None else min(mark_x, end)
+        for low, high in levels:
+            axes.fill_between([0, known], low, high, color=MUTED, alpha=0.2, linewidth=0)
+            if end > known:
+                axes.hlines([low, high], known, end, color=MUTED, linestyles=(0, (4, 3)), linewidth=1.0)
+        for line in references:
+            axes.plot(line.x, line.y, color=MUTED, dashes=(1, 1.5), linewidth=1.4)
+        for band in bands:
+            color, dense = SERIES[band.series % len(SERIES)], len(band.x) > 16
+            axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
+            marker = "" if dense else MARKERS[band.series % len(MARKERS)]
+            axes.plot(band.x, band.mean, color=color, marker=marker, markersize=4)
+        if end > known:
+            axes.axvline(known, color=INK, dashes=(1, 2), linewidth=1.1)
         return _svg(figure, name, alt)
 
 

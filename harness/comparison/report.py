@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness.comparison import figures, pictures, views
+from harness.comparison import figures, long_figures, pictures, segments, views
 from harness.comparison.compare import load_comparisons
 from harness.comparison.statistics import smallest_sign_flip_p
 from harness.io import atomic_write_text
@@ -63,8 +63,10 @@ def experiment_page(
         gains=figures.gain_strips(comparison),
         paired=figures.paired_figure(comparison),
         curves=figures.curve_figures(comparison, figures.read_curves(folder / "curves.csv")),
+        drift=long_figures.drift_figures(comparison),
         frames=figures.frame_figures(comparison),
-        clips=figures.clip_table(comparison, folder),
+        clips=figures.clip_table(comparison["clips"], folder),
+        **long_parts(comparison, folder),
         level=views.level(comparison),
         teachers=views.own_teachers(comparison),
         models=figures.model_strips(comparison),
@@ -72,6 +74,23 @@ def experiment_page(
         cost=views.total_cost([comparison]),
         smallest_p=smallest_sign_flip_p(seeds),
     )
+
+
+def long_parts(comparison: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the page shows of long clips; without a long evaluation there are no segments."""
+    groups = segments.segment_groups(comparison)
+    if not groups:
+        return {"segment_groups": []}
+    spans = segments.spans(comparison)
+    frames = [*(first for first, _ in spans), comparison["long"]["frames"] - 1]
+    return {
+        "segment_groups": groups,
+        "segment_spans": spans,
+        "switch": long_figures.switch_figure(comparison),
+        "cache": long_figures.cache_figure(comparison),
+        "strip_frames": frames,
+        "long_clips": figures.clip_table(comparison["long"]["shown"], folder, frames),
+    }
 
 
 def _environment() -> jinja2.Environment:

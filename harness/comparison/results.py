@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from harness.comparison.declaration import Declaration, flatten
+from harness.comparison.declaration import Declaration, flatten, is_long
 from harness.config.load import resolve_target
 from harness.config.structure import to_dict
 from harness.errors import HarnessError
@@ -47,6 +47,10 @@ class Result:
         """A metric's value on a model's card, or None when the card lacks it."""
         entry = self.cards["models"].get(model, {}).get("metrics", {}).get(name)
         return None if entry is None or entry["value"] is None else float(entry["value"])
+
+    def long(self, model: str) -> dict[str, Any] | None:
+        """The long evaluation of a model, or None where it was not made."""
+        return self.cards["models"].get(model, {}).get("long")
 
 
 @frozen(kw_only=True)
@@ -110,6 +114,7 @@ def read_results(declaration: Declaration, root: Path) -> Results:
         *ad_hoc_runs(results),
         *stale_runs(declaration, results.arms),
         *protocol_differences(results, "rollout.image_conditioning" in declaration.varied),
+        *long_differences(results.arms),
         *uncounted_parents(results.arms),
         *twins(results.arms),
     ]
@@ -184,16 +189,55 @@ def _has_image(result: Result) -> bool:
     return result.manifest.get("config", {}).get("rollout", {}).get("image_conditioning", "none") != "none"
 
 
+def long_differences(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:
+    """Long evaluations that are missing though a run's configuration asks for them, or that differ from the first in
+    length, number of clips, segments or place of the switch.
+    """
+    problems = []
+    first: tuple[Path, dict[str, Any]] | None = None
+    for result in (result for seeds in arms.values() for result in seeds.values()):
+        config = result.manifest.get("config", {})
+        asked = is_long(config.get("method"), config.get("rollout", {}).get("attention"), config.get("evaluate_frames"))
+        for model in REQUIRED_MODELS["run"]:
+            block = result.long(model)
+            if block is None:
+                if asked:
+                    problems.append(
+                        f"{result.folder}/cards.json: models.{model}.long: missing; evaluate the target again"
+                    )
+                continue
+            shape = long_shape(block)
+            first = first or (result.folder, shape)
+            problems += [
+                f"{result.folder}/cards.json: models.{model}.long.{key}: {value!r}, but {first[1][key]!r} in "
+                f"{first[0]}/cards.json; such numbers do not compare"
+                for key, value in shape.items()
+                if value != first[1][key]
+            ]
+    return problems
+
+
+def long_shape(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What two long evaluations must have in common to be compared."""
+    return {
+        **{key: block[key] for key in ("frames", "clips", "segment_frames")},
+        "segments.start": [segment["start"] for segment in block["segments"]],
+        "by_frame.frame": block["by_frame"]["frame"],
+        "switch.at": block.get("switch", {}).get("at"),
+        "switch.frame": block.get("switch", {}).get("frame"),
+    }
+
+
 def uncounted_parents(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:
-    """Runs that started from a causal SFT which their manifest does not list, or that list a run without its compute:
-    it could not be counted.
+    """Runs that started from a causal SFT or a student which their manifest does not list, or that list a run without
+    its compute: it could not be counted.
     """
     problems = []
     for result in (result for seeds in arms.values() for result in seeds.values()):
         manifest = result.manifest
         listed = {parent["target"]: parent.get("compute") for parent in manifest.get("parents", [])}
         unknown = [target for target, compute in listed.items() if not compute]
-        start = _causal_sft_start(manifest.get("config", {}))
+        start = _trained_start(manifest.get("config", {}))
         unknown += [start] if start is not None and start not in listed else []
         if unknown:
             problems.append(
@@ -202,10 +246,10 @@ def uncounted_parents(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:
     return problems
 
 
-def _causal_sft_start(config: Mapping[str, Any]) -> str | None:
-    """The target of the causal SFT that a run started from; None where it started from another one."""
+def _trained_start(config: Mapping[str, Any]) -> str | None:
+    """The target of the causal SFT or student that a run started from; None where it started from another model."""
     init = config.get("init", {})
-    if init.get("kind") != "causal_sft":
+    if init.get("kind") not in ("causal_sft", "student"):
         return None
     folder = init.get("path") or "checkpoints/causal_sft"
     return f"{folder.strip('/').removeprefix('checkpoints/')}/seed{config.get('seed')}"

@@ -96,6 +96,35 @@ def webp(color: tuple[int, int, int], frames: int = 6) -> bytes:
     return stream.getvalue()
 
 
+def long_block(start: float, slope: float, offset: float = 0.0, window: int | None = 9) -> dict:
+    """A long evaluation over four clips' length: the Fréchet distance grows by `slope` in each segment."""
+    values = [start + slope * s for s in range(4)]
+    names = ("fvd", "caption_accuracy", "identity", "ink")
+    frames = list(range(141))
+    return {
+        "frames": 141,
+        "clips": 64,
+        "segment_frames": 33,
+        "segments": [
+            {"start": 36 * s, "metrics": {name: metrics(v)[name]["value"] for name in names}, "real": {"fvd": 18.0 + s}}
+            for s, v in enumerate(values)
+        ],
+        "by_frame": {
+            "frame": frames,
+            "identity": [0.9 - offset - 0.001 * slope * f for f in frames],
+            "rigid_error": [0.05 + offset + 0.0001 * slope * f for f in frames],
+            "ink": [1.0 + offset + 0.001 * slope * f for f in frames],
+        },
+        "switch": {
+            "at": 72,
+            "frame": list(range(4, 69, 4)),
+            "obeyed": [min(1.0, 0.05 * f) for f in range(17)],
+            "delay_cap": 69,
+        },
+        "cache_mib": [0.1 * min(3 * (b + 1), window or 36) for b in range(12)],
+    }
+
+
 class World:
     """A project folder whose results can be changed one by one."""
 
@@ -195,7 +224,7 @@ class World:
                 clips.append(f"clips/{name}_{k}.webp")
             cards["models"][name] = {
                 "label": name.replace("_", " "),
-                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2},
+                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2, "frames_per_block": 3},
                 "metrics": {**metrics(fvd), **(of_image(fvd) if image else {}), **(more or {}).get(name, {})},
                 "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
                 "denoiser_forwards_per_video": forwards,
@@ -207,6 +236,23 @@ class World:
         (folder / "manifest.json").write_text(json.dumps(self._manifest(target, parents, flops)))
         if curve:
             (folder / "quality.csv").write_text(quality(*curve, flops=flops, watched=more is not None))
+
+    def write_long(self, name: str, slopes: dict[str, float], windows: dict[str, int | None] | None = None) -> None:
+        """Add a long evaluation to the cards of some arms: all start from one model, and differ in how they drift."""
+
+        def add(card, model: str, block: dict) -> None:
+            files = [f"clips/{model}_long_{k}.webp" for k in range(3)]
+            for k, file in enumerate(files):
+                (folder / file).write_bytes(webp((60 + 40 * k, 120, 90), frames=8))
+            card["models"][model]["long"] = {**block, "clips_files": files}
+
+        for arm, slope in slopes.items():
+            for seed in (0, 1, 2):
+                folder = self.root / "results" / name / arm / f"seed{seed}"
+                student = long_block(50.0 + seed, slope, 0.01 * seed, (windows or {}).get(arm, 9))
+                init = long_block(60.0 + seed, 20.0)
+                for model, block in (("student", student), ("init", init)):
+                    self.edit(f"{name}/{arm}/seed{seed}/cards.json", lambda card, m=model, b=block: add(card, m, b))
 
     def _manifest(self, target: str, parents: list[str], flops: float) -> dict:
         config = to_dict(resolve_target(target, self.root))
@@ -280,6 +326,23 @@ def template(tmp_path_factory) -> World:
 def world(template, tmp_path) -> World:
     """A copy that a test may change. Two stages are better by about 11 in each seed, and cost 80 TFLOP more."""
     return template.copy(tmp_path / "project")
+
+
+LONG = "two_stage_vs_one_stage"
+
+
+@pytest.fixture(scope="session")
+def long_template(template, tmp_path_factory) -> World:
+    """The project with long evaluations on the cards of one experiment, made once."""
+    world = template.copy(tmp_path_factory.mktemp("long_template") / "project")
+    world.write_long(LONG, {"two_stage": 1.0, "one_stage": 10.0}, {"one_stage": None})
+    return world
+
+
+@pytest.fixture
+def long_world(long_template, tmp_path) -> World:
+    """A copy that a test may change. The second arm drifts ten times as fast, and keeps all frames in its cache."""
+    return long_template.copy(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

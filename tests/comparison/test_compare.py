@@ -149,3 +149,44 @@ def test_the_alarm_is_on_the_terminal(image_world, capsys):
     assert "[!] Static collapse in Image to video, seed 2, at updates 0 (before training), 20: after their" in text
     assert "moved only 0.2 times as much as the teacher's (alarm below 0.5; 2 of 5 readings)." in text
     assert text.count("Static collapse") == 1
+
+
+def test_long_clips_are_copied_beside_the_short_ones(long_world):
+    folder = main(NAME, long_world.root)
+    comparison = read_json(folder / "comparison.json")
+    long = comparison["long"]["shown"]
+    assert [(column["name"], column["label"]) for column in long] == [
+        ("long-init", "What all start from"),
+        ("long-two_stage", "Causal SFT, then DMD"),
+        ("long-one_stage", "DMD from the teacher"),
+    ]
+    assert long[1]["files"] == [f"clips/long-two_stage_{k}.webp" for k in range(3)]
+    source = long_world.root / "results" / NAME / "two_stage" / "seed0" / "clips" / "student_long_1.webp"
+    assert (folder / long[1]["files"][1]).read_bytes() == source.read_bytes()
+    assert not any(column["name"].startswith("long") for column in comparison["clips"])
+    assert {"real_0.webp", "long-init_2.webp"} <= {path.name for path in (folder / "clips").iterdir()}
+
+
+def test_arms_with_different_starts_show_each(long_world):
+    def change(card):
+        card["models"]["init"]["long"]["clips"] = 64
+        card["models"]["init"]["long"]["segments"][0]["metrics"]["fvd"] = 1.0
+
+    long_world.edit(f"{NAME}/one_stage/seed0/cards.json", change)
+    long = read_json(main(NAME, long_world.root) / "comparison.json")["long"]
+    assert [column["label"] for column in long["shown"]][:2] == [
+        "Causal SFT, then DMD: its init",
+        "DMD from the teacher: its init",
+    ]
+
+
+def test_a_long_clip_that_is_gone(long_world):
+    (long_world.root / "results" / NAME / "one_stage" / "seed0" / "clips" / "student_long_2.webp").unlink()
+    with pytest.raises(HarnessError, match=r"student_long_2\.webp: the card names this clip"):
+        main(NAME, long_world.root)
+
+
+def test_without_a_long_evaluation_nothing_is_said_of_it(world):
+    comparison = read_json(main(NAME, world.root) / "comparison.json")
+    assert "long" not in comparison
+    assert [column for column in comparison["clips"] if "long" in column["name"]] == []

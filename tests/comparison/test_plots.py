@@ -1,7 +1,8 @@
+import math
 import re
 from xml.etree import ElementTree
 
-from harness.comparison.plots import Line, inline, line_plot, paired_plot, spread, strip
+from harness.comparison.plots import Band, Line, drift_plot, inline, line_plot, paired_plot, spread, strip
 
 LINES = [Line(label="a", x=[0, 10, 20], y=[3.0, 2.0, 1.5], series=0), Line(label="t", x=[0, 20], y=[1.0, 1.0])]
 
@@ -60,3 +61,27 @@ def test_limits_are_drawn():
     marked = line_plot(LINES, "x", "y", "f", "alt", mark_y=2.5)
     assert marked.count("var(--ink)") == plain.count("var(--ink)") + 1
     ElementTree.fromstring(marked)
+
+
+BANDS = [Band(x=[0, 10, 40], mean=[3.0, 2.0, 1.5], low=[2.5, 1.5, 1.0], high=[3.5, 2.5, math.nan], series=1)]
+
+
+def test_drift_has_bands_and_levels_that_go_on_dashed():
+    def drawn(mark_x, levels=((1.0, 2.0),)):
+        svg = drift_plot(BANDS, levels, [LINES[1]], mark_x, "pixel frame", "Recall", "d", "alt")
+        ElementTree.fromstring(svg)
+        return svg.count("fill-opacity: 0.2"), svg.count("var(--ink)"), svg.count("stroke-dasharray")
+
+    fills, marks, dashes = drawn(20)
+    assert fills == 2  # the arm's band and the level's
+    assert drawn(20, levels=())[0] == 1
+    assert drawn(40) == (2, marks - 1, dashes - 3)  # no upright line, no ends that go on
+    assert drawn(None) == drawn(40)
+    assert drawn(20, levels=())[2] == dashes - 2
+
+
+def test_drift_is_in_the_color_of_its_arm():
+    svg = drift_plot(BANDS, [], [], None, "x", "y", "d", "alt")
+    assert "fill: var(--arm-2); fill-opacity: 0.2" in svg
+    assert "stroke: var(--arm-2)" in svg
+    assert "var(--arm-1)" not in svg

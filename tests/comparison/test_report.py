@@ -257,9 +257,81 @@ def test_labels_of_image_metrics_are_on_the_page(image_pages):
     assert "Share of the way to the teacher that is left" in image_pages["i2v_vs_t2v"]
 
 
+@pytest.fixture(scope="module")
+def long_built(long_template, tmp_path_factory):
+    """The project of an experiment with long evaluations, with its report."""
+    world = long_template.copy(tmp_path_factory.mktemp("long_built") / "project")
+    compare.main(NAMES[0], world.root)
+    report.main(world.root)
+    return world
+
+
+def section(page: str, name: str) -> str:
+    return re.search(rf'<section aria-labelledby="{name}">(.*?)</section>', page, re.DOTALL)[1]
+
+
+def test_every_page_has_a_drift_plot_and_every_seed(built):
+    for name in NAMES:
+        part = section(pages(built)[f"reports/{name}.html"].decode(), "frames")
+        assert '<h2 id="frames">Drift</h2>' in part
+        assert re.findall(r'id="([\w-]+)-figure_1"', part) == ["drift-identity", "frame-identity"]
+        assert "bands reach from the smallest to the largest.</p>" in part
+        assert "dashed" not in words(part)
+
+
+def test_long_clips_have_a_section_of_their_own(long_built, built):
+    page = pages(long_built)[f"reports/{NAMES[0]}.html"].decode()
+    parser = References()
+    parser.feed(page)
+    assert parser.headings[4:6] == ["frames", "long"]
+    part = section(page, "long")
+    text = words(part)
+    assert "Each student went on to 141 pixel frames, 4.3 times as many as its training clips have" in text
+    assert "Pixel frames 0–32 36–68 72–104 108–140" in text
+    assert "Fréchet video distance ↓ lower Real clips 18 19 20 21 Causal SFT, then DMD 51 50 · 51 · 52 52" in text
+    assert "What all start from 61 60 · 61 · 62 81" in text
+    assert re.findall(r'id="([\w-]+)-figure_1"', part) == ["switch", "cache"]
+    assert "At pixel frame 72 the prompt changes. A clip that never obeys counts as a delay of 69 frames." in text
+    assert part.count('class="moving"') == part.count('class="film"') == 3 * 3
+    assert "its pixel frames 0, 36, 72, 108, 140." in text
+    assert "the end of a clip as the teacher makes it, 33 pixel frames." in words(section(page, "frames"))
+    assert "Beyond the training length" not in pages(built)[f"reports/{NAMES[0]}.html"].decode()
+
+
+def test_rebuild_with_long_clips_is_byte_identical(long_built, tmp_path):
+    world = long_built.copy(tmp_path / "again")
+    before = pages(world)
+    for folder in ("reports", "results"):
+        shutil.rmtree(world.root / folder)
+    report.main(world.root)
+    assert pages(world) == before
+
+
+def test_a_long_evaluation_without_its_parts_still_builds(long_world):
+    for arm in ("two_stage", "one_stage"):
+        for seed in (0, 1, 2):
+
+            def change(card):
+                for model in ("student", "init"):
+                    block = card["models"][model]["long"]
+                    for key in ("switch", "cache_mib", "clips_files"):
+                        del block[key]
+                    block["by_frame"] = {"frame": block["by_frame"]["frame"]}
+                    block["segments"] = [{"start": s["start"], "metrics": {"ink": 1.0}} for s in block["segments"]]
+
+            long_world.edit(f"{NAMES[0]}/{arm}/seed{seed}/cards.json", change)
+    compare.main(NAMES[0], long_world.root)
+    page = report.main(long_world.root).with_name(f"{NAMES[0]}.html").read_text()
+    part = section(page, "long")
+    assert "Mean brightness against real" in part
+    assert "<svg" not in part
+    assert "<img" not in part
+
+
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no Chromium here")
-def test_in_a_browser(built, tmp_path):
+def test_in_a_browser(built, long_built, tmp_path):
     sources = [built.root / "reports" / f"{name}.html" for name in ("index", *NAMES)]
+    sources.append(shutil.copy(long_built.root / "reports" / f"{NAMES[0]}.html", built.root / "reports" / "long.html"))
     frames = [
         f'<iframe src="file://{source}" width="{width}" height="900" style="border:0"></iframe>'
         for source in sources
@@ -280,11 +352,11 @@ def test_in_a_browser(built, tmp_path):
     else:
         pytest.fail(run.stderr)
     found = json.loads(match[1])
-    assert len(found) == 6
+    assert len(found) == 8
     for page in found:
         assert page["overflow"] <= 0, page
         assert page["broken"] == page["bare"] == page["small"] == 0, page
-        assert page["images"] == (0 if page["src"] == "index.html" else 2 * 6 * 4), page
+        assert page["images"] == {"index.html": 0, "long.html": 2 * 6 * 4 + 3 * 3 * 3}.get(page["src"], 2 * 6 * 4), page
 
 
 @contextlib.contextmanager

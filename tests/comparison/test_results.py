@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from harness.comparison.declaration import load_declaration
-from harness.comparison.results import read_results, read_rows
+from harness.comparison.results import read_results, read_rows, uncounted_parents
 from harness.errors import HarnessError
 
 NAME = "two_stage_vs_one_stage"
@@ -158,3 +158,32 @@ def test_settings_that_come_with_a_varied_one_are_known(image_world):
     results = read_results(load_declaration(IMAGES, image_world.root), image_world.root)
     assert results.implied == ("model", "teacher")
     assert read_results(load_declaration(WAYS, image_world.root), image_world.root).implied == ("model",)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda b: b.update(frames=69), "student.long.frames: 69, but 141 in"),
+        (lambda b: b.update(clips=16), "student.long.clips: 16, but 64 in"),
+        (lambda b: b["segments"].pop(), "student.long.segments.start: [0, 36, 72], but [0, 36, 72, 108] in"),
+        (lambda b: b["switch"].update(at=36), "student.long.switch.at: 36, but 72 in"),
+        (lambda b: b["by_frame"]["frame"].pop(), "student.long.by_frame.frame: "),
+    ],
+)
+def test_long_evaluations_must_be_alike(long_world, change, expected):
+    long_world.edit(f"{NAME}/one_stage/seed1/cards.json", lambda card: change(card["models"]["student"]["long"]))
+    assert f"one_stage/seed1/cards.json: models.{expected}" in refused(long_world)
+
+
+def test_a_long_evaluation_that_was_asked_for_must_be_there(long_world):
+    long_world.edit(f"{NAME}/two_stage/seed2/cards.json", lambda card: card["models"]["init"].pop("long"))
+    read_results(load_declaration(NAME, long_world.root), long_world.root)  # nobody asked
+    long_world.edit(f"{NAME}/two_stage/seed2/manifest.json", lambda m: m["config"].update(evaluate_frames=36))
+    assert "two_stage/seed2/cards.json: models.init.long: missing; evaluate" in refused(long_world)
+
+
+def test_the_student_that_a_run_started_from_must_be_counted(world):
+    arms = read_results(load_declaration(NAME, world.root), world.root).arms
+    arms["two_stage"][1].manifest["config"]["init"].update(kind="student", path="checkpoints/other/arm")
+    (problem,) = uncounted_parents(arms)
+    assert "two_stage/seed1/manifest.json: parents: the compute of other/arm/seed1 is not recorded" in problem
