@@ -7,6 +7,8 @@ from harness.diffusion.distribution_matching import dmd_gradient
 from harness.errors import HarnessError
 from harness.methods import dmd as dmd_module
 from harness.methods.draws import Draws
+from harness.methods.long_sequence import Clip
+from harness.models.condition import Condition
 
 
 def shifted_levels(shift, low, high):
@@ -225,3 +227,85 @@ def test_samples_made_ahead_are_those_of_their_turn(exit_step):
     assert [exits for _, exits in together] == [exits for _, exits in separate]
     assert [loss for loss, _ in together] == pytest.approx([loss for loss, _ in separate], rel=1e-5)
     assert len({loss for loss, _ in separate}) == 3
+
+
+class EndOf:
+    """A sequence whose clips are given: recognisable carried frames, then new ones from the generator."""
+
+    made = 7
+
+    def __init__(self, new_from, gradient_from=None, frames=4):
+        self.new_from, self.frames = new_from, frames
+        self.gradient_from = new_from if gradient_from is None else gradient_from
+        self.condition = Condition(text=torch.ones(3, 1, 1))
+
+    def extend(self, generator, like, condition, draws):
+        noise = draws.noise_like(like.expand(-1, -1, self.frames, -1, -1))
+        (velocity,) = generator(noise, torch.full((3,), 1000.0), self.condition.text)
+        x = noise - velocity
+        carried = torch.full_like(x[:, :, : self.new_from], 5.0)
+        x = torch.cat([carried, x[:, :, self.new_from :]], dim=2)
+        self.x, self.calls = x, [*getattr(self, "calls", []), torch.is_grad_enabled()]
+        return Clip(
+            x=x, condition=self.condition, exit_steps=[0], new_from=self.new_from, gradient_from=self.gradient_from
+        )
+
+
+class Seen(GaussianDenoiser):
+    """Keeps what it was asked."""
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, return_dict=False):
+        self.asked = hidden_states, timestep, encoder_hidden_states
+        return super().forward(hidden_states, timestep, encoder_hidden_states)
+
+
+@pytest.mark.parametrize(("new_from", "gradient_from"), [(2, 2), (1, 3), (0, 0)])
+@pytest.mark.parametrize("normalize", ["none", "sample"])
+def test_in_long_tuning_the_teacher_sees_the_whole_clip_and_judges_the_new_frames(new_from, gradient_from, normalize):
+    method = make_dmd(critic=Seen(0.3, 0.7), normalize_gradient=normalize)
+    method.sequence = sequence = EndOf(new_from, gradient_from)
+    batch = {"latent": torch.zeros(3, 1, 4, 1, 1), "condition": Condition(text=-torch.ones(3, 1, 1))}
+    outputs = method(batch)
+    assert sequence.calls == [True]
+    x_t, t, text = method.critic.asked
+    assert x_t.shape == (3, 1, 4, 1, 1)
+    assert torch.equal(text, torch.ones(3, 1, 1)), "the prompt of the new frames, not the batch's"
+    sequence.x.retain_grad()
+    outputs["loss"].backward()
+    sigma = (t / 1000).reshape(-1, 1, 1, 1, 1)
+    with torch.no_grad():
+        fake = x_t - sigma * method.critic(x_t, t, text)[0]
+        real = x_t - sigma * (1.5 * method.teacher(x_t, t, text)[0] - 0.5 * method.teacher(x_t, t, 0 * text)[0])
+        new = slice(new_from, None)
+        expected = dmd_gradient(sequence.x[:, :, new], fake[:, :, new], real[:, :, new], normalize, 3)
+    expected = expected[:, :, gradient_from - new_from :]
+    assert torch.allclose(sequence.x.grad[:, :, gradient_from:], expected / expected.numel(), rtol=1e-4, atol=1e-7)
+    assert not sequence.x.grad[:, :, :gradient_from].any()
+    assert outputs["metrics"]["sequence_frames"] == 7
+    assert outputs["metrics"]["sample_std"] == sequence.x[:, :, new_from:].std()
+
+
+def test_in_long_tuning_the_critic_learns_the_whole_clip_under_its_prompt():
+    method = make_dmd(critic=Seen(0.3, 0.7))
+    method.phase, method.draws = "critic", Draws.at(3, 5)
+    method.sequence = sequence = EndOf(2)
+    like = torch.zeros(3, 1, 4, 1, 1)
+    outputs = method({"latent": like, "condition": Condition(text=-torch.ones(3, 1, 1))})
+    assert sequence.calls == [False]
+    draws = Draws.at(3, 5)
+    draws.noise_like(like)
+    u = draws.integers(1000, 3) / 1000
+    sigma = (3 * u / (1 + 2 * u)).clamp(0.02, 0.98).reshape(-1, 1, 1, 1, 1)
+    noise = draws.noise_like(like)
+    x_t, t, text = method.critic.asked
+    assert torch.allclose(x_t, (1 - sigma) * sequence.x + sigma * noise, atol=1e-6)
+    assert torch.equal(text, torch.ones(3, 1, 1))
+    (velocity,) = method.critic(x_t, t, text)
+    assert outputs["loss"].item() == pytest.approx((velocity - (noise - sequence.x)).square().mean().item(), rel=1e-5)
+    assert outputs["metrics"]["sequence_frames"] == 7
+
+
+def test_a_run_on_clips_has_no_sequence_to_watch():
+    method = make_dmd()
+    assert method.sequence is None
+    assert "sequence_frames" not in method(make_batch(4))["metrics"]

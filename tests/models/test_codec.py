@@ -11,6 +11,7 @@ from harness.config.schema import DataConfig, Splits
 from harness.data.digits import iter_clips
 from harness.errors import HarnessError
 from harness.models.codec import (
+    as_first_latent,
     check_geometry,
     decode_latents,
     encode_video,
@@ -148,3 +149,43 @@ def test_the_vae_of_wan_2_2_goes_through_the_same_functions(tmp_path):
     latents = encode_video(loaded, video)
     assert latents.shape == (1, 6, 3, 2, 4)
     assert decode_latents(loaded, latents).shape == video.shape
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_frame_from_the_middle_becomes_the_first_of_a_clip(codec, length):
+    latents = encode_video(codec, videos("test"))
+    image = as_first_latent(codec, latents[:, :, :length])
+    last = videos("test")[:, :, [4 * (length - 1)]]
+    assert image.shape == (32, 16, 1, 6, 6)
+    assert psnr(decode_latents(codec, image), last) > 22
+    if length > 1:  # the latent itself stands for four frames: read as an image it is another
+        assert psnr(decode_latents(codec, latents[:, :, length - 1 : length]), last) < 21
+
+
+def test_a_clip_that_begins_with_such_a_frame_is_like_a_real_one(codec):
+    """Frames 4…16 of a clip, encoded as a clip, against the same frames cut out of the latents of the whole."""
+    video = videos("test")
+    latents, wanted = encode_video(codec, video), encode_video(codec, video[:, :, 4:])
+    clip = torch.cat([as_first_latent(codec, latents[:, :, :2]), latents[:, :, 2:]], dim=2)
+    assert torch.allclose(clip[:, :, 1:], wanted[:, :, 1:], atol=1e-5)
+    distance = (clip[:, :, 0] - wanted[:, :, 0]).square().mean()
+    assert distance < 0.5 * (latents[:, :, 1] - wanted[:, :, 0]).square().mean()
+
+
+def test_an_image_is_made_in_the_codecs_precision_and_type(codec):
+    latents = encode_video(codec, videos("test"))[:2, :, :3]
+    with torch.autocast("cpu", torch.bfloat16):
+        under = as_first_latent(codec, latents)
+    assert torch.equal(under, as_first_latent(codec, latents))
+    assert as_first_latent(codec, latents.bfloat16()).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_the_real_vae_makes_an_image_too():
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+    latents = torch.randn(1, 4, 2, 4, 4)
+    vae.register_to_config(latents_mean=[0.1] * 4, latents_std=[2.0] * 4)
+    image = as_first_latent(vae, latents)
+    assert image.shape == (1, 4, 1, 4, 4)
+    assert torch.equal(image, encode_video(vae, decode_latents(vae, latents)[:, :, 4:]))
