@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from attrs import frozen
 
 from harness.errors import HarnessError
 from harness.formats.key_names import bare, diffusers_names
@@ -18,6 +17,7 @@ from harness.formats.pickled import LORA, is_state, load_pickle, read_state
 from harness.formats.safetensors_files import read_safetensors
 from harness.formats.tensor_stream import Weights
 from harness.io import read_json
+from harness.models.lora import CONFIG, WEIGHTS, Update, merge
 
 _SUFFIXES = {
     ".lora_A.weight": "A",
@@ -28,22 +28,6 @@ _SUFFIXES = {
     ".lora_up.weight": "B",
     ".alpha": "alpha",
 }
-_CONFIG, _FILE = "adapter_config.json", "adapter_model.safetensors"
-
-
-@frozen
-class Update:
-    """W ← W + scale·B·A."""
-
-    a: torch.Tensor  # [rank, in]
-    b: torch.Tensor  # [out, rank]
-    scale: float
-
-
-def merge(weight: torch.Tensor, update: Update) -> torch.Tensor:
-    """W + scale·B·A, computed in float32 (float64 for float64 weights) and returned in the type of `weight`."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    return (weight.to(wide) + update.scale * (update.b.to(wide) @ update.a.to(wide))).to(weight.dtype)
 
 
 def merged(base: Weights, updates: Mapping[str, Update], where: str) -> Weights:
@@ -70,7 +54,7 @@ def merged(base: Weights, updates: Mapping[str, Update], where: str) -> Weights:
 
 def adapter_files(path: Path) -> tuple[Path, ...]:
     """The files of an adapter: itself, or those of PEFT's folder."""
-    return (path,) if not path.is_dir() else tuple(path / name for name in (_CONFIG, _FILE) if (path / name).is_file())
+    return (path,) if not path.is_dir() else tuple(path / name for name in (CONFIG, WEIGHTS) if (path / name).is_file())
 
 
 def read_adapter(path: Path, alpha: float | None = None) -> dict[str, Update]:
@@ -84,10 +68,10 @@ def read_adapter(path: Path, alpha: float | None = None) -> dict[str, Update]:
     """
     file, config = path, {}
     if path.is_dir():
-        file = path / _FILE
-        config = read_json(path / _CONFIG)
+        file = path / WEIGHTS
+        config = read_json(path / CONFIG)
         if kinds := [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]:
-            raise HarnessError(f"{path / _CONFIG}: {', '.join(kinds)}: only plain LoRA is known; merge it with PEFT")
+            raise HarnessError(f"{path / CONFIG}: {', '.join(kinds)}: only plain LoRA is known; merge it with PEFT")
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in _tensors(file):
         suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)

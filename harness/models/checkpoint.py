@@ -16,17 +16,24 @@ from safetensors import SafetensorError, safe_open
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.models.causal_wan import CausalWan
+from harness.models.lora import Update, has_adapters, merged_state, scale_of, write_adapter
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+ADAPTER = "adapter"  # the folder in a model folder that holds what was merged into it
 _CLASSES = ("WanTransformer3DModel", "CausalWan")
 
 
-def save_model(model: CausalWan, folder: str | os.PathLike) -> None:
+def save_model(model: CausalWan, folder: str | os.PathLike, *, adapter: Mapping[str, Update] | None = None) -> None:
     """Write a model folder, complete or not at all: an existing folder is replaced only once the new one is on disk.
 
-    The config names diffusers' own class, so that every tool that reads Wan loads the folder.
+    The config names diffusers' own class, so that every tool that reads Wan loads the folder. A network with adapters
+    is written as the plain one that computes the same.
+
+    adapter   is written too, as peft saves it, in `adapter/`
     """
     folder = Path(folder)
+    if has_adapters(model):
+        model = plain_model(model, model.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(folder) as scratch:
         new = scratch / "new"
@@ -34,12 +41,24 @@ def save_model(model: CausalWan, folder: str | os.PathLike) -> None:
         config = json.loads((new / "config.json").read_text())
         config["_class_name"] = _CLASSES[0]
         (new / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        for path in new.iterdir():
+        if adapter is not None:
+            write_adapter(new / ADAPTER, adapter)
+        for path in new.rglob("*"):
             _sync(path)
         if folder.exists():
             folder.rename(scratch / "old")
         new.rename(folder)
     _sync(folder.parent)
+
+
+def plain_model(model: CausalWan, state: Mapping[str, torch.Tensor]) -> CausalWan:
+    """A network without wrappers or adapters that holds `state`, the whole state of `model`; adapters are merged."""
+    with torch.device("meta"):
+        plain = CausalWan.from_config(dict(model.config))
+    assert isinstance(plain, CausalWan)
+    plain.eval()
+    load_state(plain, merged_state(state, scale_of(model)) if has_adapters(model) else state, "the network's weights")
+    return plain
 
 
 def load_model(

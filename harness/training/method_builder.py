@@ -11,11 +11,12 @@ from composer.models import ComposerModel
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
 from harness.methods.causal_sft import CausalSFT
-from harness.methods.dmd import DMD
 from harness.methods.sft import SFT
+from harness.methods.shared_teacher import build_dmd
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
+from harness.models.lora import add_adapters
 from harness.models.presets import build_model, geometry
 from harness.models.widening import image_channels, widen
 from harness.seeding import seed_for
@@ -114,10 +115,15 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
     DMD's critic starts from the teacher's weights, or from those that `critic` names. Critic and teacher may be of
     other sizes than the generator, but read the same latents and texts; in image to video both read the image.
 
+    With `lora.rank` generator and critic get adapters, and only these are trained; with `lora.share_teacher` the
+    teacher is the critic's base.
+
     Raises:
-        HarnessError: weights are missing or do not fit, or the attention back end cannot be used.
+        HarnessError: weights are missing or do not fit, the attention back end cannot be used, or a setting of `lora`
+            does not fit the run.
     """
     check_backend(config.attention_backend, precision=config.precision, training=True)
+    check_lora(config, root)
     generator = initial_generator(config, root)
     set_backend(generator, config.attention_backend)
     if config.method == "sft":
@@ -127,11 +133,43 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
         return CausalSFT(
             generator, config.causal_sft, rollout.frames_per_block, first_frame_given=rollout.first_frame_given
         )
-    critic, score = (
-        _score_network(load_model(folder, dtype=torch.float32), config, folder)
-        for folder in (critic_folder(config, root), teacher_folder(config, root))
-    )
-    _same_image(critic, score, critic_folder(config, root))
+    folder = critic_folder(config, root)
+    critic = _score_network(load_model(folder, dtype=torch.float32), config, folder)
+    teacher = None
+    if not config.lora.share_teacher:
+        source = teacher_folder(config, root)
+        teacher = _score_network(load_model(source, dtype=torch.float32), config, source)
+        _same_image(critic, teacher, folder)
+        set_backend(teacher, config.attention_backend)
     set_backend(critic, config.attention_backend)
-    set_backend(score, config.attention_backend)
-    return DMD(generator, critic, score, config.dmd, config.rollout)
+    if config.lora.rank is not None:
+        for role, network in (("generator", generator), ("critic", critic)):
+            add_adapters(network, config.lora, seed_for(config.seed, "lora", role))
+    return build_dmd(generator, critic, teacher, config.dmd, config.rollout)
+
+
+def check_lora(config: RunConfig, root: Path) -> None:
+    """Raise HarnessError for settings of `lora` that do not fit the run."""
+    lora = config.lora
+    if lora.rank is not None and config.method != "dmd":
+        raise HarnessError(
+            f"lora.rank: {lora.rank}: adapters are for `method: dmd`, not {config.method}; set it to null"
+        )
+    if not lora.share_teacher:
+        return
+    if lora.rank is None:
+        raise HarnessError(
+            "lora.share_teacher: true: a critic without adapters does not keep the teacher's weights; set lora.rank, "
+            "or share_teacher to false"
+        )
+    critic, teacher = critic_folder(config, root), teacher_folder(config, root)
+    if critic.resolve() != teacher.resolve():
+        raise HarnessError(
+            f"lora.share_teacher: true: the critic must start from the teacher's folder {teacher}, and starts from "
+            f"{critic}; set `critic` to null, or share_teacher to false"
+        )
+    if config.parallelism.teacher_cpu_offload:
+        raise HarnessError(
+            "parallelism.teacher_cpu_offload: true: with lora.share_teacher there is no teacher to offload; set one of "
+            "them to false"
+        )

@@ -53,10 +53,15 @@ def check_sharding(config: ParallelismConfig, world_size: int) -> None:
 def shard_networks(networks: Mapping[str, nn.Module], config: ParallelismConfig) -> None:
     """Tell Composer what to wrap: each network, and each of its layers; with checkpointing, each trained layer.
 
+    A network without weights (a teacher that shares the critic's) is not wrapped.
     With `teacher_cpu_offload` the teacher's layers live in host memory and come to the device one at a time. Composer
     has no way to ask that of FSDP2 for one network alone, so there the teacher is sharded here.
     """
     for role, network in networks.items():
+        if not any(True for _ in network.parameters()):
+            network._fsdp_wrap = False  # type: ignore[assignment]
+            network.fsdp_wrap_fn = _nothing  # type: ignore[assignment]
+            continue
         layers = list(getattr(network, BLOCKS, []))
         trained = any(parameter.requires_grad for parameter in network.parameters())
         offloaded = config.teacher_cpu_offload and role == "teacher"

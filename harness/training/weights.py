@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer.utils import dist
@@ -10,8 +11,8 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-from harness.models.causal_wan import CausalWan
-from harness.models.checkpoint import load_state, save_model
+from harness.models.checkpoint import plain_model, save_model
+from harness.models.lora import has_adapters, scale_of, updates_in
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -20,17 +21,19 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def save_weights(network: nn.Module, folder: Path) -> None:
-    """Write a network as a model folder. Every process calls it; the first one writes, and all go on when it has."""
-    if is_sharded(network):
+    """Write a network as a model folder, with adapters merged, and beside the weights in `adapter/`.
+
+    Every process calls it; the first one writes, and all go on when it has.
+    """
+    whole, adapter = network, None
+    inner: Any = network.module if isinstance(network, FullyShardedDataParallel) else network
+    if is_sharded(network) or has_adapters(inner):
         # Offloaded, only the first process gets it. FSDP1 frees what it offloads: on a CPU that is the same memory.
         options = StateDictOptions(full_state_dict=True, cpu_offload=torch.cuda.is_available())
-        state = get_model_state_dict(network, options=options)
+        state: Any = get_model_state_dict(network, options=options) if is_sharded(network) else network.state_dict()
         if dist.get_global_rank() == 0:
-            inner = network.module if isinstance(network, FullyShardedDataParallel) else network
-            with torch.device("meta"):
-                whole = CausalWan.from_config(dict(inner.config))  # type: ignore[arg-type]
-            load_state(whole, state, "the gathered weights")  # type: ignore[arg-type]
-            save_model(whole, folder)  # type: ignore[arg-type]
-    elif dist.get_global_rank() == 0:
-        save_model(network, folder)  # type: ignore[arg-type]
+            whole = plain_model(inner, state)
+            adapter = updates_in(state, scale_of(inner)) if has_adapters(inner) else None
+    if dist.get_global_rank() == 0:
+        save_model(whole, folder, adapter=adapter)  # type: ignore[arg-type]
     dist.barrier()

@@ -7,12 +7,13 @@ from safetensors.torch import load_file, save_file
 
 from harness.cli import main as harness
 from harness.errors import HarnessError
-from harness.formats.adapters import Update, merge, merged, read_adapter
+from harness.formats.adapters import merged, read_adapter
 from harness.formats.importing import ImportRequest, import_checkpoint
 from harness.formats.sources import total_sum
 from harness.formats.tensor_stream import from_tensors
 from harness.io import sha256_file
 from harness.models.checkpoint import WEIGHTS
+from harness.models.lora import Update
 from harness.models.original_names import to_diffusers
 
 RANK = 3
@@ -154,14 +155,6 @@ def test_a_quantised_adapter_is_refused_and_a_whole_alpha_is_not(tmp_path):
     torch.save({name: tensor.char() for name, tensor in state.items()}, tmp_path / "a.pt")
     with pytest.raises(HarnessError, match=r"a\.pt: .*lora_A\.weight is of type int8.*Quantised"):
         read_adapter(tmp_path / "a.pt")
-
-
-def test_a_merge_in_bf16_is_rounded_once():
-    torch.manual_seed(0)
-    weight, a, b = torch.randn(8, 8).bfloat16(), torch.randn(2, 8).bfloat16(), torch.randn(8, 2).bfloat16()
-    wanted = (weight.double() + 0.5 * (b.double() @ a.double())).float().bfloat16()
-    assert torch.equal(merge(weight, Update(a, b, 0.5)), wanted)
-    assert merge(weight.double(), Update(a, b, 0.5)).dtype == torch.float64
 
 
 def test_an_adapter_of_another_network_is_refused():

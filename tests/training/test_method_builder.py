@@ -5,6 +5,7 @@ from attrs import asdict, evolve
 from harness.errors import HarnessError
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model, save_model
+from harness.models.lora import has_adapters
 from harness.models.presets import build_model, geometry
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
@@ -148,3 +149,60 @@ def test_an_image_network_is_no_text_generator(project, small_run):
     config = small_run(project, "sft", "init.kind=checkpoint", "init.path=checkpoints/teacher_i2v")
     with pytest.raises(HarnessError, match="in_channels is 41, `model: tiny` has 21"):
         build_method(config, project)
+
+
+LORA = ("lora.rank=2", "lora.alpha=4.0")
+
+
+def test_adapters_are_put_on_generator_and_critic_and_the_seed_decides(project, small_run):
+    config = small_run(project, "dmd", *LORA)
+    method, again = build_method(config, project), build_method(config, project)
+    for role in ("generator", "critic"):
+        trained = {n: p for n, p in method.networks()[role].named_parameters() if p.requires_grad}
+        assert len(trained) == 2 * 4 * 10
+        assert all(p.shape[0 if "lora_A" in n else 1] == 2 for n, p in trained.items())
+        assert same(method.networks()[role], again.networks()[role])
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    assert not has_adapters(method.teacher)
+    a = [n for n, _ in method.generator.named_parameters() if "lora_A" in n]
+    first, second = method.generator.state_dict(), method.critic.state_dict()
+    assert not any(torch.equal(first[name], second[name]) for name in a)
+    other = build_method(evolve(config, seed=1), project).generator.state_dict()
+    assert not any(torch.equal(first[name], other[name]) for name in a)
+
+
+def test_the_shared_teacher_is_the_critics_base(project, small_run):
+    method = build_method(small_run(project, "dmd", *LORA, "lora.share_teacher=true"), project)
+    assert not list(method.teacher.parameters())
+    own = load_model(project / "checkpoints/teacher/model").state_dict()
+    base = {n.replace(".base_layer", ""): w for n, w in method.critic.state_dict().items() if ".lora_" not in n}
+    assert own.keys() == base.keys()
+    assert all(torch.equal(own[name], base[name]) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        ("sft", LORA, r"lora.rank: 2: adapters are for `method: dmd`, not sft"),
+        ("dmd", ("lora.share_teacher=true",), r"lora.share_teacher: true: .*set lora.rank"),
+        ("dmd", (*LORA, "lora.targets=[to_z]"), r"lora.targets: to_z is no linear layer.*attn1.to_q"),
+        (
+            "dmd",
+            (*LORA, "lora.share_teacher=true", "critic=pretrained/small"),
+            r"must start from the teacher's folder .*checkpoints/teacher/model, and starts from .*pretrained/small",
+        ),
+        (
+            "dmd",
+            (*LORA, "lora.share_teacher=true", "parallelism.kind=fsdp2", "parallelism.teacher_cpu_offload=true"),
+            r"teacher_cpu_offload: true: .*no teacher to offload",
+        ),
+    ],
+)
+def test_settings_of_adapters_that_do_not_fit_are_refused(project, small_run, method, settings, words):
+    with pytest.raises(HarnessError, match=words):
+        build_method(small_run(project, method, *settings), project)
+
+
+def test_a_critic_named_by_the_teachers_own_folder_may_share_it(project, small_run):
+    settings = (*LORA, "lora.share_teacher=true", "critic=checkpoints/teacher/model")
+    assert not list(build_method(small_run(project, "dmd", *settings), project).teacher.parameters())
