@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from harness.data.loader import size_of, split_batch
 from harness.methods.causal_sft import CausalSFT
-from harness.methods.dmd import DMD
 from harness.methods.sft import SFT
+from harness.methods.shared_teacher import build_dmd
 from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.models.denoiser import predict_velocity
+from harness.models.lora import add_adapters
 from harness.training.assembly import build_training
 from harness.training.weights import is_sharded, save_weights
 
@@ -57,7 +58,12 @@ def method_of(config):
         return SFT(network(1), config.sft)
     if config.method == "causal_sft":
         return CausalSFT(network(1), config.causal_sft, config.rollout.frames_per_block)
-    return DMD(network(1), network(2), network(3), config.dmd, config.rollout)
+    generator, critic = network(1), network(2)
+    teacher = None if config.lora.share_teacher else network(3)
+    if config.lora.rank is not None:
+        for seed, model in enumerate((generator, critic)):
+            add_adapters(model, config.lora, seed)
+    return build_dmd(generator, critic, teacher, config.dmd, config.rollout)
 
 
 class ExitSteps(Callback):
@@ -98,7 +104,7 @@ def train(config, folder, rank, ranks, watchers=(), score=None):
         watchers=lambda order, history: [ExitSteps(folder / f"exits{rank}.json"), *watchers],
     )
     if config.parallelism.kind != "ddp":
-        assert all(is_sharded(network) for network in method.networks().values())
+        assert all(is_sharded(network) for network in method.networks().values() if list(network.parameters()))
         for block in method.generator.blocks:  # inside the wrapper that recomputes it, if there is one
             assert any(is_sharded(module) for module in block.modules())
     if training.trainer.state.timestamp.batch.value < training.order.batches:

@@ -1,12 +1,17 @@
 """One process, DDP, FSDP1, FSDP2 and hybrid shards: the same twelve updates of DMD."""
 
 import pytest
+import torch
 from attrs import evolve
+from safetensors.torch import load_file
 from several_processes import SAMPLES, cpu_shims, exit_steps, network, rows, score, train, weights, with_parallelism
 from torch.distributed.fsdp import CPUOffload
 
+from harness.config.schema import LoRAConfig
 from harness.errors import HarnessError
+from harness.models.lora import Update, merge
 from harness.training.parallelism import check_device, check_sharding, copies, shard_networks
+from harness.training.state_files import read_state
 
 BATCHES = 12  # two critic updates, then four generator updates with two critic updates between each two
 RUN = (
@@ -62,6 +67,31 @@ def assert_agrees(one, several):
         for key, tensor in expected.items():
             assert float((found[key] - tensor).abs().mean()) < WEIGHTS, (name, key)
     assert any(float((weights(one / "generator")[k] - w).abs().mean()) > 1e-4 for k, w in network(1).named_parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
+def test_two_processes_agree_with_one_on_adapters_and_a_shared_teacher(config, in_processes, tmp_path, kind):
+    config = evolve(config, lora=LoRAConfig(rank=4, alpha=8.0, share_teacher=True))
+    one = run(config, tmp_path / "one", in_processes, ranks=1)
+    several = run(config, tmp_path / "several", in_processes, kind=kind)
+    assert_agrees(one, several)
+    for role, seed in (("generator", 1), ("critic", 2)):
+        base, adapter = network(seed).state_dict(), load_file(several / role / "adapter/adapter_model.safetensors")
+        updates = {
+            name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight": Update(
+                a, adapter[name.replace("lora_A", "lora_B")], 2.0
+            )
+            for name, a in adapter.items()
+            if "lora_A" in name
+        }
+        assert len(updates) == 2 * 10
+        for name, weight in weights(several / role).items():
+            wanted = merge(base[name], updates[name]) if name in updates else base[name]
+            assert torch.equal(weight, wanted), (role, name)
+    state = read_state(several / "states", BATCHES, rank=1)
+    assert all(".lora_" in name for role in ("generator", "critic") for name in state["weights"][role])
+    assert all(".lora_" in name for name in state["parts"]["ema"]["shadow"])
 
 
 @pytest.mark.parametrize(
