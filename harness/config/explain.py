@@ -12,9 +12,19 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from harness.config.chunks import chunk_lengths, mean_sequence, switch_places
 from harness.config.documents import read_yaml
 from harness.config.load import SEEDLESS, load_params, resolve_file, resolve_preset, resolve_target, split_target
-from harness.config.schema import AdamWConfig, CausalSFTConfig, DMDConfig, Preset, RolloutConfig, RunConfig, SFTConfig
+from harness.config.schema import (
+    AdamWConfig,
+    CausalSFTConfig,
+    DMDConfig,
+    LoRAConfig,
+    Preset,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+)
 from harness.config.structure import suggest
 from harness.errors import HarnessError
 
@@ -51,9 +61,9 @@ def ema_half_life(decay: float) -> float:
 class RolloutCost:
     """Denoiser forwards of one rollout of the generator, averaged over exit steps."""
 
-    blocks: int
+    blocks: float
     steps_per_block: float
-    context_passes: int  # write a finished block, or a given first frame, into the cache; the last block needs none
+    context_passes: float  # write a finished block, or a given first frame, into the cache; the last block needs none
 
     @property
     def forwards(self) -> float:
@@ -69,16 +79,31 @@ def training_rollout_cost(rollout: RolloutConfig, frames: int) -> RolloutCost:
     return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=context_passes)
 
 
+def long_rollout_cost(config: RunConfig) -> RolloutCost:
+    """The mean cost of what an update of long tuning adds to its sequence.
+
+    Every block but a sequence's last is written to the cache. Where a prompt changes, what of the window is run again
+    is not counted: it depends on the place.
+    """
+    chunks, frames = mean_sequence(config.frames, config.rollout.frames_per_block, config.long_tuning)
+    blocks = frames / chunks / config.rollout.frames_per_block
+    clip = training_rollout_cost(config.rollout, config.frames)
+    return RolloutCost(blocks=blocks, steps_per_block=clip.steps_per_block, context_passes=blocks - 1 / chunks)
+
+
 def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
     """A page of text about a run; a `note` stands under its first section."""
     notes = [("note", note)] if note else []
     sections = [("Run", [*_run(config), *notes]), ("Data", _data(config, preset))]
     if config.method == "dmd":
-        sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config)), ("Budget", _dmd_budget(config))]
+        sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config))]
+        if config.long_tuning.max_frames is not None:
+            sections += [("Long tuning", _long_tuning(config, preset.encoders.temporal_factor))]
+        sections += [("Budget", _dmd_budget(config))]
     else:
         section = config.sft if config.method == "sft" else config.causal_sft
         sections += [("Training", _sft(config, section))]
-    sections += [("Monitor", _monitor(config)), ("Machine", _machine(config))]
+    sections += [("Monitor", _monitor(config, preset.encoders.temporal_factor)), ("Machine", _machine(config))]
     lists = {title: list(lines) for title, lines in sections}
     width = max(len(name) for lines in lists.values() for name, _ in lines)
     page: list[str] = []
@@ -114,12 +139,12 @@ def _run(config: RunConfig) -> Iterable[Line]:
 def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
     data, encoders = preset.data, preset.encoders
     height, width = data.height // encoders.spatial_factor, data.width // encoders.spatial_factor
-    pixel_frames = 1 + (config.frames - 1) * encoders.temporal_factor
-    seconds = pixel_frames / data.fps
+    length = pixel_frames(config.frames, encoders.temporal_factor)
+    seconds = length / data.fps
     yield (
         "clip",
         f"{config.frames} latent frames of {height}×{width} ({encoders.latent_channels} channels): "
-        f"{pixel_frames} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
+        f"{length} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
     )
     images = ", and image tokens and `y` of their first frames," if config.rollout.has_image else ""
     if config.method == "dmd":
@@ -227,22 +252,94 @@ def _dmd(config: RunConfig) -> Iterable[Line]:
         "none": "nothing",
     }
     yield "gradient over", normalizers[dmd.normalize_gradient]
+    if config.lora.rank is not None:
+        yield "adapters", _lora(config.lora)
     yield "average", _ema(dmd.ema_decay, dmd.ema_start, dmd.generator_updates, "generator updates")
     yield "generator", _adamw(dmd.generator_optimizer, dmd.generator_updates)
     yield "critic", _adamw(dmd.critic_optimizer, critic)
     yield "the loss value", "is a gradient's norm: it says nothing about quality (watch results/…/quality.csv)"
 
 
+def pixel_frames(latent_frames: int, temporal_factor: int) -> int:
+    """Frames of video of so many latent ones: the first is one frame, each later one `temporal_factor`."""
+    return 1 + (latent_frames - 1) * temporal_factor
+
+
+def _length(latent_frames: int, temporal_factor: int) -> str:
+    return f"{latent_frames} latent frames ({pixel_frames(latent_frames, temporal_factor)} frames)"
+
+
+def _long_tuning(config: RunConfig, temporal_factor: int) -> Iterable[Line]:
+    tuning, rollout, frames = config.long_tuning, config.rollout, config.frames
+    longest, block = tuning.max_frames, rollout.frames_per_block
+    assert longest is not None
+    chunks, length = mean_sequence(frames, block, tuning)
+    yield "a sequence", f"goes on over the updates, up to {_length(longest, temporal_factor)}: {chunks:.3g} updates"
+    later = list(chunk_lengths(frames, frames, block, evolve(tuning, max_frames=2 * frames)))
+    drawn = ", drawn evenly, the same on all ranks" if len(later) > 1 else ""
+    yield "an update", f"makes {_either(later)} new frames{drawn}; the first of a sequence {frames}"
+    carried = frames - tuning.min_new_frames
+    yield (
+        "judged",
+        f"a clip of {frames}: the new frames, and up to {carried} before them; it begins with an image, encoded anew",
+    )
+    yield (
+        "gradient in",
+        f"new frames only; critic's loss over the whole clip ({length / chunks:.3g} are new on average)",
+    )
+    places = switch_places(frames, block, tuning)
+    if not tuning.switch_probability or not places:
+        yield "prompts", "one for a sequence"
+        return
+    yield (
+        "prompts",
+        f"{tuning.switch_probability:.0%} of the sequences change theirs once, at any of the frames {places[0]}"
+        f"…{places[-1]} alike; {_on_switch(rollout)}",
+    )
+
+
+def _on_switch(rollout: RolloutConfig) -> str:
+    sink = f", the sink of {rollout.sink} stays" if rollout.sink else ""
+    return {
+        "recache_keep_sink": f"the last frames are run again under the new one{sink}",
+        "recache": "the last frames are run again under the new one, the first of them are the sink",
+        "keep": "the cache stays as it is",
+        "clear": "the cache is emptied",
+    }[rollout.on_switch]
+
+
+def _either(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _lora(lora: LoRAConfig) -> str:
+    """What of generator and critic is trained with adapters."""
+    named = "every linear layer of the blocks" if "all" in lora.targets else f"the layers {', '.join(lora.targets)}"
+    shared = "; the teacher is the critic's base without its adapter" if lora.share_teacher else ""
+    return (
+        f"rank {lora.rank}, scaled by {lora.alpha / (lora.rank or 1):g} (alpha {lora.alpha:g}), on {named}, of "
+        f"generator and critic; their own weights stay as they are{shared}"
+    )
+
+
 def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     rollout = training_rollout_cost(config.rollout, config.frames)
+    if config.long_tuning.max_frames is not None:
+        rollout = long_rollout_cost(config)
     teacher = 1 if config.dmd.cfg_scale == 1.0 else 2
     _, critic = _dmd_updates(config.dmd)
     whole = config.dmd.generator_updates
-    yield "a rollout", f"{rollout.forwards:g} forwards on average, {rollout.context_passes} of them to fill the cache"
+    yield (
+        "a rollout",
+        f"{rollout.forwards:.4g} forwards on average, {rollout.context_passes:.3g} of them to fill the cache",
+    )
     yield "a generator update", f"a rollout, 1 critic and {teacher} teacher forwards of the whole clip; 1 backward"
     yield "a critic update", "a rollout without gradient and 1 critic forward of the whole clip; 1 backward"
     total = (whole + critic) * rollout.forwards + whole * (1 + teacher) + critic
     yield "in all", f"about {total:,.0f} forwards; the measured compute is in results/…/manifest.json"
+    if config.long_tuning.max_frames is not None and config.long_tuning.switch_probability:
+        yield "a new prompt", "costs as many more as blocks are run again"
     denoising, context = sampling_forwards(config.rollout, config.frames)
     if config.dmd.rollouts_ahead:
         yield "at once", "the rollouts of a cycle's critic updates are one batch: fewer calls, a larger cache"
@@ -296,8 +393,14 @@ def _adamw(optimizer: AdamWConfig, updates: int) -> str:
     return f"{text}, gradient norm ≤ {optimizer.clip_norm:g}"
 
 
-def _monitor(config: RunConfig) -> Iterable[Line]:
+def _monitor(config: RunConfig, temporal_factor: int) -> Iterable[Line]:
     monitor = config.monitor
+    if config.evaluate_frames is not None:
+        yield (
+            "long evaluation",
+            f"the student is judged on clips of {_length(config.evaluate_frames, temporal_factor)} too, "
+            f"{config.evaluate_frames / config.frames:.3g} times the training length",
+        )
     every = config.monitor_every_updates
     if every is None:
         yield "quality", "not measured during training"

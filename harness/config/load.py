@@ -346,6 +346,8 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
     if config.init.kind in ("causal_sft", "student") and config.method != "dmd":
         yield "init.kind", f"{config.init.kind} is a start for dmd only"
     yield from _check_long_tuning(config)
+    yield from _check_lora(config)
+    yield from _check_long_evaluation(config)
     if rollout.window != -1 and rollout.sink >= rollout.window:
         yield "rollout.sink", f"must be below the window ({rollout.window} frames, sink included), got {rollout.sink}"
     if rollout.window != -1 and rollout.window < rollout.frames_per_block:
@@ -398,6 +400,31 @@ def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
             f"must reach one frame beyond the clip that long tuning judges: at least {needed} frames (frames − "
             f"long_tuning.min_new_frames + 1), got {rollout.window}",
         )
+
+
+def _check_lora(config: RunConfig) -> Iterable[Problem]:
+    if config.lora.rank is not None and config.method != "dmd":
+        yield "lora.rank", f"adapters are for `method: dmd`, not {config.method}; set it to null"
+    if config.lora.share_teacher and config.lora.rank is None:
+        yield (
+            "lora.share_teacher",
+            "critic and teacher can share weights only where the critic's stay as they are; set lora.rank, or leave "
+            "it false",
+        )
+
+
+def _check_long_evaluation(config: RunConfig) -> Iterable[Problem]:
+    length, block, shortest = config.evaluate_frames, config.rollout.frames_per_block, 2 * config.frames
+    if length is None:
+        return
+    if length < shortest:
+        yield (
+            "evaluate_frames",
+            f"must be at least twice a training clip ({shortest} latent frames), so that there is a first and a last "
+            f"segment, got {length}",
+        )
+    if config.rollout.attention == "causal" and (length - config.rollout.first_frame_given) % block:
+        yield "evaluate_frames", f"must be whole blocks ({block} frames, rollout.frames_per_block), got {length}"
 
 
 def _check_image(config: RunConfig, preset: Preset) -> Iterable[Problem]:

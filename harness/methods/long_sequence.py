@@ -14,6 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from harness.config.chunks import chunk_lengths, switch_places
 from harness.config.schema import LongTuningConfig, RolloutConfig
 from harness.methods.draws import Draws
 from harness.models.condition import Condition
@@ -38,25 +39,6 @@ class Clip:
     exit_steps: list[int]
     new_from: int
     gradient_from: int
-
-
-def chunk_lengths(made: int, frames: int, frames_per_block: int, config: LongTuningConfig) -> range:
-    """The numbers of new frames that the next chunk may have, after `made` frames; none: the sequence is at its end.
-
-    `frames` is the length of a clip. The first chunk is a whole clip.
-    """
-    assert config.max_frames is not None
-    shortest = config.min_new_frames if made else frames
-    return range(shortest, min(frames, config.max_frames - made) + 1, frames_per_block)
-
-
-def switch_places(frames: int, frames_per_block: int, config: LongTuningConfig) -> range:
-    """The frames at which a prompt may change; the chunk that makes that frame is the first under the new one.
-
-    Every sequence gets beyond the last of them, so that each is reached for sure, and none is in the first chunk.
-    """
-    assert config.max_frames is not None
-    return range(frames, config.max_frames - config.min_new_frames + 1, frames_per_block)
 
 
 def draw(choices: range, rng: torch.Generator) -> int:

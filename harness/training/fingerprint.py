@@ -38,13 +38,20 @@ NOT_SETTINGS = ("save_every_batches", "keep_states", "teacher", "critic", "data"
 
 
 def run_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that a run depends on: all but those of the other methods, and those that change no number."""
+    """The settings that a run depends on: all but those of the other methods, of what is turned off, and those that
+    change no number.
+    """
     settings = to_dict(config)
     for name in (*METHODS, *NOT_SETTINGS):
         if name != config.method:
             settings.pop(name)
     if not monitors(config):
         settings.pop("monitor")
+        settings.pop("evaluate_frames")
+    if config.long_tuning.max_frames is None:
+        settings.pop("long_tuning")
+    if config.lora.rank is None:
+        settings.pop("lora")
     settings["init"].pop("path")
     return settings
 

@@ -10,6 +10,7 @@ from harness.config.explain import (
     batch_splits,
     ema_half_life,
     explain,
+    long_rollout_cost,
     main,
     sampling_forwards,
     training_rollout_cost,
@@ -162,6 +163,64 @@ def test_what_a_run_has_beside_the_usual(project):
     ):
         assert expected in page(project, *words)
         assert expected not in usual
+
+
+LONG = (
+    "long_tuning.max_frames=33",
+    "long_tuning.min_new_frames=6",
+    "long_tuning.switch_probability=0.5",
+    "rollout.window=9",
+    "rollout.sink=3",
+)
+
+
+def test_long_tuning_in_words_and_numbers(project):
+    text = page(project, *LONG)
+    for part in (
+        "up to 33 latent frames (129 frames): 4.12 updates",
+        "makes 6 or 9 new frames, drawn evenly, the same on all ranks; the first of a sequence 9",
+        "a clip of 9: the new frames, and up to 3 before them",
+        "(7.73 are new on average)",
+        "50% of the sequences change theirs once, at any of the frames 9…27 alike",
+        "run again under the new one, the sink of 3 stays",
+        "costs as many more as blocks are run again",
+    ):
+        assert part in text
+    always = page(project, *LONG, "long_tuning.min_new_frames=9", "long_tuning.switch_probability=0")
+    assert "makes 9 new frames; the first of a sequence 9" in always
+    assert "one for a sequence" in always
+    assert "run again" not in always
+    for way, words in (
+        ("recache", "the first of them are the sink"),
+        ("keep", "stays as it is"),
+        ("clear", "is emptied"),
+    ):
+        assert words in page(project, *LONG, f"rollout.on_switch={way}")
+    assert "Long tuning" not in page(project, *LONG, "long_tuning.max_frames=null")
+
+
+def test_the_cost_of_long_tuning(project):
+    config = resolve_file(project / "dmd.yaml", LONG, project / "params.yaml")
+    clips = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=9))
+    assert long_rollout_cost(clips) == training_rollout_cost(config.rollout, 9)
+    two = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=18))  # 9, then 6 or 9: 5.5 blocks
+    assert (long_rollout_cost(two).blocks, long_rollout_cost(two).context_passes) == (2.75, 2.25)
+    assert "6.375 forwards on average, 2.25 of them" in page(project, *LONG, "long_tuning.max_frames=18")
+
+
+def test_adapters_and_long_clips_are_told(project):
+    text = page(project, "lora={rank: 8, alpha: 16, share_teacher: true}", "evaluate_frames=36")
+    assert "rank 8, scaled by 2 (alpha 16), on every linear layer of the blocks" in text
+    assert "the teacher is the critic's base without its adapter" in text
+    assert "clips of 36 latent frames (141 frames) too, 4 times the training length" in text
+    assert "on the layers to_q, to_v," in page(project, "lora={rank: 8, targets: [to_q, to_v]}")
+    assert "adapter" not in page(project)
+    assert "long evaluation" not in page(project)
+
+
+def test_where_a_student_is_the_start(project):
+    text = page(project, "init={kind: student, path: checkpoints/trial/one}", "seed=2")
+    assert "the student of the same seed (checkpoints/trial/one/seed2/model)" in text
 
 
 def test_forwards_of_a_sampled_video():

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from harness.config.schema import LongTuningConfig, RolloutConfig
 from harness.methods.draws import Draws
-from harness.methods.long_sequence import LongSequence, chunk_lengths, switch_places
+from harness.methods.long_sequence import LongSequence
 from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.rollout.stream import Stream
@@ -71,21 +71,6 @@ def updates(sequence, generator, numbers, seed=0):
     """Go on with the batches of these numbers, without gradient."""
     with torch.no_grad():
         return [sequence.extend(generator, LIKE, prompt(number), Draws.at(seed, number)) for number in numbers]
-
-
-def test_the_first_chunk_is_a_clip_and_the_later_ones_are_whole_blocks_that_fit():
-    assert list(chunk_lengths(0, 9, 3, LongTuningConfig(max_frames=33, min_new_frames=6))) == [9]
-    tuning = LongTuningConfig(max_frames=33, min_new_frames=3)
-    assert list(chunk_lengths(9, 9, 3, tuning)) == [3, 6, 9]
-    assert list(chunk_lengths(26, 9, 3, tuning)) == [3, 6]
-    assert list(chunk_lengths(30, 9, 3, tuning)) == [3]
-    assert not chunk_lengths(31, 9, 3, tuning)
-    assert list(chunk_lengths(0, 9, 3, LongTuningConfig(max_frames=9, min_new_frames=9))) == [9]
-
-
-def test_a_prompt_changes_after_the_first_chunk_and_before_the_end():
-    assert list(switch_places(9, 3, LongTuningConfig(max_frames=33, min_new_frames=6))) == [9, 12, 15, 18, 21, 24, 27]
-    assert not switch_places(9, 3, LongTuningConfig(max_frames=14, min_new_frames=6))
 
 
 def lengths_and_switches(monkeypatch, config, batches):

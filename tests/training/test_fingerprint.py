@@ -26,10 +26,24 @@ def test_equal_for_equal_runs(config):
         lambda c: evolve(c, rollout=evolve(c.rollout, shift=2.0)),
         lambda c: evolve(c, threads=2),
         lambda c: evolve(c, dmd=evolve(c.dmd, monitor_every_updates=1)),
+        lambda c: evolve(c, long_tuning=evolve(c.long_tuning, max_frames=9)),
+        lambda c: evolve(c, lora=evolve(c.lora, rank=4)),
     ],
 )
 def test_another_for_other_settings(config, change):
     assert fingerprint(change(config), INPUTS) != fingerprint(config, INPUTS)
+
+
+def test_another_where_a_setting_has_its_switch_on(config):
+    tuned = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=9))
+    adapted = evolve(config, lora=evolve(config.lora, rank=4))
+    watched = evolve(config, dmd=evolve(config.dmd, monitor_every_updates=1))
+    for first, second in (
+        (tuned, evolve(tuned, long_tuning=evolve(tuned.long_tuning, min_new_frames=3))),
+        (adapted, evolve(adapted, lora=evolve(adapted.lora, alpha=3.0))),
+        (watched, evolve(watched, evaluate_frames=9)),
+    ):
+        assert fingerprint(first, INPUTS) != fingerprint(second, INPUTS)
 
 
 def test_another_for_other_inputs_or_processes(config):
@@ -42,6 +56,9 @@ def test_another_for_other_inputs_or_processes(config):
     [
         lambda c: evolve(c, sft=evolve(c.sft, updates=99)),  # another method's
         lambda c: evolve(c, save_every_batches=99),
+        lambda c: evolve(c, long_tuning=evolve(c.long_tuning, min_new_frames=3)),  # of what is turned off
+        lambda c: evolve(c, lora=evolve(c.lora, alpha=3.0)),
+        lambda c: evolve(c, evaluate_frames=9),  # no monitor reads it
         lambda c: evolve(c, data="elsewhere/encoded"),  # the digest says what is there
     ],
 )
@@ -53,6 +70,10 @@ def test_the_code_is_that_of_the_run(config, project, small_run):
     names = {path.relative_to(module.PACKAGE).as_posix() for path in training_code(config)}
     assert {
         "methods/dmd.py",
+        "methods/long_sequence.py",
+        "algorithms/long_tuning.py",
+        "rollout/stream.py",
+        "config/chunks.py",
         "models/causal_wan.py",
         "rollout/causal.py",
         "diffusion/flow.py",

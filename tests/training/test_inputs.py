@@ -6,7 +6,7 @@ from attrs import evolve
 from harness.config.load import resolve_target
 from harness.errors import HarnessError
 from harness.io import write_json
-from harness.training.inputs import init_folder, input_digests, parents
+from harness.training.inputs import init_folder, input_digests, input_folders, parents
 
 
 def test_names_everything_that_is_missing_and_what_makes_it(project, small_run):
@@ -127,3 +127,24 @@ def test_parents_of_an_image_to_video_run(project, small_run):
     shutil.copytree(project / "checkpoints/teacher", project / "checkpoints/sft_first_latent")
     way = resolve_target("causal_sft_i2v/first_latent/seed0", project)
     assert [parent["target"] for parent in parents(way, project)] == ["sft_first_latent"]
+
+
+def test_long_tuning_reads_the_vae_with_a_monitor_or_without(project, small_run):
+    long = ("long_tuning.max_frames=9", "long_tuning.min_new_frames=2")
+    for monitor in ("null", "2"):
+        config = small_run(project, "dmd", *long, f"dmd.monitor_every_updates={monitor}")
+        assert "vae" in input_folders(config, project)
+        with pytest.raises(HarnessError, match=r"\(vae\); run `dvc repro encoders`: long tuning encodes frames anew"):
+            input_digests(config, project)
+    (project / "checkpoints/encoders/vae").mkdir(parents=True)
+    assert "vae" in input_digests(small_run(project, "dmd", *long), project)
+    assert "vae" not in input_digests(small_run(project, "dmd"), project)
+
+
+def test_a_student_is_the_start_of_its_seed(project, small_run):
+    config = small_run(project, "dmd", "init={kind: student, path: checkpoints/trial/one}", "seed=1")
+    assert init_folder(config, project) == project / "checkpoints/trial/one/seed1/model"
+    with pytest.raises(HarnessError, match=r"\(init\); run `python harness/train.py --target trial/one/seed1`"):
+        input_digests(config, project)
+    write_json(project / "results/trial/one/seed1/manifest.json", {"fingerprint": "f", "compute": {}})
+    assert parents(config, project) == [{"target": "trial/one/seed1", "fingerprint": "f", "compute": {}}]

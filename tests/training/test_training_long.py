@@ -14,7 +14,7 @@ from test_session import Killer, same, start, with_killer
 from test_session import rows as history
 from test_session import weights as saved_weights
 
-from harness.io import read_json
+from harness.io import directory_digest, read_json, write_json
 from harness.models.codec import PCACodec
 from harness.training import assembly, state_files
 from harness.training.fingerprint import fingerprint
@@ -48,7 +48,10 @@ def codec(channels):
 
 @pytest.fixture
 def project(project):
-    codec(16).save_pretrained(project / "checkpoints/encoders/vae")
+    """With the VAE that made its data."""
+    vae, data = project / "checkpoints/encoders/vae", project / "data/encoded/fingerprint.json"
+    codec(16).save_pretrained(vae)
+    write_json(data, {**read_json(data), "vae": directory_digest(vae)})
     return project
 
 
