@@ -30,18 +30,27 @@ class ArmDrift:
 
 
 @frozen(kw_only=True)
+class TeacherSpan:
+    """What the frames of a teacher span. `arm` is the first that it teaches, where arms have different teachers."""
+
+    low: float
+    high: float
+    arm: str | None = None
+
+
+@frozen(kw_only=True)
 class Drift:
     """One metric over the frames.
 
-    `teachers` has (smallest, largest) of each teacher's frames, or the interval of its card for a metric of a whole
-    clip; `real` has frames and values.
+    `teachers` has the smallest and largest of each teacher's frames, or the interval of its card for a metric of a
+    whole clip; `real` has frames and values.
     """
 
     metric: str
     label: str
     trained: int  # last pixel frame of the clips that training made
     arms: list[ArmDrift]
-    teachers: list[tuple[float, float]]
+    teachers: list[TeacherSpan]
     real: tuple[Sequence[float], Sequence[float]] | None
 
     @property
@@ -94,7 +103,7 @@ def _by_frame(comparison: Comparison, metric: str) -> Drift | None:
         label=METRICS[metric].label,
         trained=trained_frames(comparison) - 1,
         arms=arms,
-        teachers=[span for span in spans if span is not None],
+        teachers=_teachers(comparison, spans),
         real=(range(len(real)), [math.nan if v is None else v for v in real]) if real else None,
     )
 
@@ -113,14 +122,15 @@ def _by_segment(comparison: Comparison) -> Drift | None:
     }
     if not measured:
         return None
-    teachers = [row["metrics"].get(BY_SEGMENT) for row in comparison["models"] if row["model"] == "teacher"]
+    cards = [row["metrics"].get(BY_SEGMENT) for row in comparison["models"] if row["model"] == "teacher"]
+    intervals = [(m["low"], m["high"]) if m and m["low"] is not None else None for m in cards]
     real = segments["real"].get(BY_SEGMENT)
     return Drift(
         metric=BY_SEGMENT,
         label=f"{METRICS[BY_SEGMENT].label} by segment",
         trained=int(long["segment_frames"]) - 1,
         arms=[spread_over_seeds(arm, middle, measured[arm]) for arm in _names(comparison) if arm in measured],
-        teachers=[(m["low"], m["high"]) for m in teachers if m and m["low"] is not None],
+        teachers=_teachers(comparison, intervals),
         real=None if real is None else (middle, real),
     )
 
@@ -128,6 +138,13 @@ def _by_segment(comparison: Comparison) -> Drift | None:
 def _names(comparison: Comparison) -> list[str]:
     """The arms in the order of the declaration: files are sorted by name."""
     return [arm["name"] for arm in comparison["arms"]]
+
+
+def _teachers(comparison: Comparison, spans: Sequence[tuple[float, float] | None]) -> list[TeacherSpan]:
+    """The spans that are known, each with the arm of its teacher if there are several teachers."""
+    listed = comparison["budget"].get("teachers", [])
+    arms = [teacher["arms"][0] for teacher in listed] if len(listed) == len(spans) else [None] * len(spans)
+    return [TeacherSpan(low=span[0], high=span[1], arm=arm) for span, arm in zip(spans, arms) if span is not None]
 
 
 def _span(series: Sequence[float | None]) -> tuple[float, float] | None:

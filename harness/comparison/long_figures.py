@@ -25,9 +25,14 @@ def drift_figures(comparison: Mapping[str, Any]) -> list[Markup]:
         )
         alt = f"{drift.label} against the pixel frame, mean and band over seeds, first to last: {ends}"
         real = [] if drift.real is None else [plots.Line(label="real", x=drift.real[0], y=drift.real[1])]
+        order = list(_labels(comparison))
+        levels = [
+            plots.Level(low=of.low, high=of.high, series=None if of.arm is None else order.index(of.arm))
+            for of in drift.teachers
+        ]
         bands, name = _bands(comparison, drift.arms), f"drift-{drift.metric}"
         figures.append(
-            Markup(plots.drift_plot(bands, drift.teachers, real, drift.trained, "pixel frame", drift.label, name, alt))
+            Markup(plots.drift_plot(bands, levels, real, drift.trained, "pixel frame", drift.label, name, alt))
         )
     return figures
 
@@ -78,7 +83,7 @@ def strip_of_frames(data: bytes, frames: Sequence[int]) -> bytes:
 
 
 def _bands(comparison: Mapping[str, Any], arms: Sequence[ArmDrift]) -> list[plots.Band]:
-    order = [arm["name"] for arm in comparison["arms"]]
+    order = list(_labels(comparison))
     return [
         plots.Band(x=arm.frame, mean=arm.mean, low=arm.low, high=arm.high, series=order.index(arm.arm)) for arm in arms
     ]

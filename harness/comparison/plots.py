@@ -67,6 +67,15 @@ class Band:
     series: int
 
 
+@frozen(kw_only=True)
+class Level:
+    """A range that a reference keeps to; `series` edges it in the color of the arm that it belongs to."""
+
+    low: float
+    high: float
+    series: int | None = field(default=None)
+
+
 def line_plot(
     lines: Sequence[Line],
     x_label: str,
@@ -103,7 +112,7 @@ def line_plot(
 
 def drift_plot(
     bands: Sequence[Band],
-    levels: Sequence[tuple[float, float]],
+    levels: Sequence[Level],
     references: Sequence[Line],
     mark_x: float | None,
     x_label: str,
@@ -111,17 +120,21 @@ def drift_plot(
     name: str,
     alt: str,
 ) -> str:
-    """A line with its band per arm, over time. `levels` are the low and high ends of references that are known up to
-    `mark_x`: filled up to there, continued as dashed lines as far as the arms go.
+    """A line with its band per arm, over time. `levels` are known up to `mark_x`: filled up to there, their ends
+    continued as dashed lines as far as the arms go.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(x_label, y_label)
         end = max(x for band in bands for x in band.x)
         known = end if mark_x is None else min(mark_x, end)
-        for low, high in levels:
-            axes.fill_between([0, known], low, high, color=MUTED, alpha=0.2, linewidth=0)
+        for level in levels:
+            ends = [level.low, level.high]
+            axes.fill_between([0, known], level.low, level.high, color=MUTED, alpha=0.2, linewidth=0)
+            if level.series is not None:
+                axes.hlines(ends, 0, known, color=SERIES[level.series % len(SERIES)], linewidth=0.9)
             if end > known:
-                axes.hlines([low, high], known, end, color=MUTED, linestyles=(0, (4, 3)), linewidth=1.0)
+                color = MUTED if level.series is None else SERIES[level.series % len(SERIES)]
+                axes.hlines(ends, known, end, color=color, linestyles=(0, (4, 3)), linewidth=1.0)
         for line in references:
             axes.plot(line.x, line.y, color=MUTED, dashes=(1, 1.5), linewidth=1.4)
         for band in bands:

@@ -2,7 +2,7 @@ import math
 import re
 from xml.etree import ElementTree
 
-from harness.comparison.plots import Band, Line, drift_plot, inline, line_plot, paired_plot, spread, strip
+from harness.comparison.plots import Band, Level, Line, drift_plot, inline, line_plot, paired_plot, spread, strip
 
 LINES = [Line(label="a", x=[0, 10, 20], y=[3.0, 2.0, 1.5], series=0), Line(label="t", x=[0, 20], y=[1.0, 1.0])]
 
@@ -67,7 +67,9 @@ BANDS = [Band(x=[0, 10, 40], mean=[3.0, 2.0, 1.5], low=[2.5, 1.5, 1.0], high=[3.
 
 
 def test_drift_has_bands_and_levels_that_go_on_dashed():
-    def drawn(mark_x, levels=((1.0, 2.0),)):
+    level = Level(low=1.0, high=2.0)
+
+    def drawn(mark_x, levels=(level,)):
         svg = drift_plot(BANDS, levels, [LINES[1]], mark_x, "pixel frame", "Recall", "d", "alt")
         ElementTree.fromstring(svg)
         return svg.count("fill-opacity: 0.2"), svg.count("var(--ink)"), svg.count("stroke-dasharray")
@@ -85,3 +87,5 @@ def test_drift_is_in_the_color_of_its_arm():
     assert "fill: var(--arm-2); fill-opacity: 0.2" in svg
     assert "stroke: var(--arm-2)" in svg
     assert "var(--arm-1)" not in svg
+    owned = drift_plot(BANDS, [Level(low=1.0, high=2.0, series=3)], [], 20, "x", "y", "d", "alt")
+    assert owned.count("stroke: var(--arm-4)") == 4  # both ends, and as they go on
