@@ -1,7 +1,8 @@
 """Adapters: low-rank updates of a base network, merged into its weights (LoRA, arXiv 2106.09685).
 
 Read in PEFT's naming (`….lora_A.weight`, `….lora_B.weight`), in that of `lora_down`/`lora_up` files, and in LongLive's
-`.pt` (PEFT's names under `generator_lora`), with the original or diffusers' module names.
+`.pt` (PEFT's names under `generator_lora`), with the original or diffusers' module names. Written as PEFT's folder
+(`harness.models.lora`) and as LongLive's `.pt`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import torch
 
 from harness.errors import HarnessError
 from harness.formats.key_names import bare, diffusers_names
-from harness.formats.pickled import LORA, is_state, load_pickle, read_state
+from harness.formats.pickled import LORA, is_state, load_pickle, read_state, save_pickle
 from harness.formats.safetensors_files import read_safetensors
 from harness.formats.tensor_stream import Weights
 from harness.io import read_json
 from harness.models.lora import CONFIG, WEIGHTS, Update, merge
+from harness.models.original_names import to_original
 
 _SUFFIXES = {
     ".lora_A.weight": "A",
@@ -103,3 +105,20 @@ def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     # An alpha may be a whole number; factors may not.
     state = {name: tensor.float() if name.endswith(".alpha") else tensor for name, tensor in state.items()}
     yield from read_state(state, file).stream()
+
+
+def write_longlive(path: Path, updates: Mapping[str, Update]) -> None:
+    """Save an adapter as LongLive does: PEFT's names over original module names, under `generator_lora`.
+
+    The file has no place for alpha, and is read with alpha = rank: the scale is part of B here.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
+    originals = to_original(updates)
+    state = {}
+    for name, update in originals.items():
+        module = "base_model.model." + name.removesuffix(".weight")
+        state[f"{module}.lora_A.weight"] = update.a.contiguous()
+        state[f"{module}.lora_B.weight"] = (update.scale * update.b.float()).to(update.b.dtype).contiguous()
+    save_pickle({LORA: state}, path)

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from harness.errors import HarnessError
+from harness.formats.adapters import read_adapter, write_longlive
 from harness.formats.folders import model_folder
 from harness.formats.importing import DTYPES
 from harness.formats.model_card import Provenance, model_card
@@ -21,12 +22,15 @@ from harness.formats.tensor_stream import Weights, cast
 from harness.formats.wan_config import Config
 from harness.formats.writing import write_diffusers, write_original, write_self_forcing, write_single_file
 from harness.io import atomic_write_text, read_json, write_json
+from harness.models.checkpoint import ADAPTER
+from harness.models.lora import Update, write_adapter
 
 FOLDERS: dict[str, Callable[[Path, Config, Weights], None]] = {"diffusers": write_diffusers, "original": write_original}
 FILES: dict[str, tuple[str, Callable[[Path, Weights], None]]] = {
     "single_file": (".safetensors", write_single_file),
     "self_forcing": (".pt", write_self_forcing),
 }
+ADAPTERS = ("peft", "longlive")  # formats of what `lora.rank` has trained, without the network
 FORMATS = (*FOLDERS, *FILES)
 
 
@@ -90,27 +94,51 @@ def export_checkpoint(what: str, layout: str, out: Path, *, dtype: str | None = 
     """
     exported = find(what, root)
     checkpoint = open_checkpoint(exported.folder)
+    updates = _updates(what, exported.folder, dtype) if layout in ADAPTERS else {}
     weights = cast(checkpoint.weights, DTYPES[dtype] if dtype else None)
-    dtypes = sorted({str(info.dtype).removeprefix("torch.") for info in weights.infos.values()})
+    written = [update.a.dtype for update in updates.values()] or [info.dtype for info in weights.infos.values()]
+    dtypes = sorted({str(dtype).removeprefix("torch.") for dtype in written})
 
     def card(sums: Mapping[str, str]) -> str:
         return model_card(exported.provenance, checkpoint.config, layout, dtypes, sums)
 
-    if layout in FOLDERS:
+    if layout in FOLDERS or layout == "peft":
         refuse_foreign(out)
         with whole_folder(out) as new:
-            FOLDERS[layout](new, checkpoint.config, weights)
+            if layout == "peft":
+                write_adapter(new, updates)
+            else:
+                FOLDERS[layout](new, checkpoint.config, weights)
             sums = file_sums(new.iterdir(), new)
             (new / "README.md").write_text(card(sums), encoding="utf-8")
             write_json(new / ORIGIN, {"schema": 1, "source": what, "layout": layout, "dtype": dtype, "written": sums})
         return
-    suffix, write = FILES[layout]
+    suffix, write = (".pt", None) if layout == "longlive" else FILES[layout]
     if out.suffix != suffix or out.is_dir():
         raise HarnessError(f"--out {out}: {layout} is one file, expected a name that ends in {suffix}")
     with whole_file(out) as new:
-        write(new, weights)
+        if write is None:
+            write_longlive(new, updates)
+        else:
+            write(new, weights)
         sums = file_sums([new], new.parent)
     atomic_write_text(out.with_suffix(".README.md"), card({out.name: next(iter(sums.values()))}))
+
+
+def _updates(what: str, folder: Path, dtype: str | None) -> dict[str, Update]:
+    """The adapter that was merged into a model."""
+    if not (folder / ADAPTER).is_dir():
+        raise HarnessError(
+            f"{what}: no adapter at {folder / ADAPTER}: it was trained without `lora.rank`, or is no run's model. "
+            f"Export the whole network ({', '.join(FORMATS)})"
+        )
+    updates = read_adapter(folder / ADAPTER)
+    if dtype is None:
+        return updates
+    return {
+        name: Update(update.a.to(DTYPES[dtype]), update.b.to(DTYPES[dtype]), update.scale)
+        for name, update in updates.items()
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,9 +152,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         required=True,
-        choices=FORMATS,
+        choices=(*FORMATS, *ADAPTERS),
         help="diffusers: a folder for from_pretrained; original: Wan's own folder; single_file: one safetensors file "
-        "for ComfyUI and LightX2V; self_forcing: a .pt for Self-Forcing and its forks",
+        "for ComfyUI and LightX2V; self_forcing: a .pt for Self-Forcing and its forks; peft: the folder of the adapter "
+        "alone; longlive: a .pt of the adapter alone",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder, or file (.safetensors, .pt), to write")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="cast the weights (default: keep each as it is)")

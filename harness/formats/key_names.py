@@ -11,8 +11,8 @@ from harness.models.original_names import to_diffusers
 WRAPPERS = {"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"}
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "generator.", "transformer.", "model.")
 IGNORED = ".norm_added_q."  # in early diffusers checkpoints of I2V: no network reads it, diffusers drops it too
-_ORIGINAL_PARTS = ("self_attn.", "cross_attn.", "text_embedding.", "head.head.")
-_DIFFUSERS_PARTS = ("attn1.", "attn2.", "condition_embedder.", "proj_out.")
+_ORIGINAL_PARTS = ("self_attn.", "cross_attn.", "text_embedding.", "head.head.", "ffn.0.", "ffn.2.")
+_DIFFUSERS_PARTS = ("attn1.", "attn2.", "condition_embedder.", "proj_out.", "ffn.net.")
 
 
 def bare(name: str) -> str:

@@ -17,6 +17,12 @@ LOADING = {
     "single_file": "Put the file where ComfyUI or LightX2V look for diffusion models; the names are Wan's own.",
     "self_forcing": "Give the file as `--checkpoint_path` (or `generator_ckpt`) to Self-Forcing; `generator` and "
     "`generator_ema` are the same weights.",
+    "peft": "Only the adapter is here (LoRA); it changes the network that the run started from (BASE).\n\n"
+    "```python\nfrom diffusers import WanTransformer3DModel\nfrom peft import PeftModel\n\n"
+    "base = WanTransformer3DModel.from_pretrained(BASE)\n"
+    "transformer = PeftModel.from_pretrained(base, FOLDER).merge_and_unload()\n```",
+    "longlive": "Only the adapter is here (LoRA, under `generator_lora`, with alpha = rank); it changes the network "
+    "that the run started from. Give the file as `lora_ckpt` to LongLive, with that network as `generator_ckpt`.",
 }
 _MAIN = ("student", "causal_sft", "teacher")  # the model of a card that the exported weights are
 

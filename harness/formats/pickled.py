@@ -104,9 +104,18 @@ def write_pickle(weights: Weights, path: Path) -> None:
         OSError: the disk is full or refuses.
     """
     state = {PREFIX + name: tensor for name, tensor in weights.stream()}
+    save_pickle({"generator": state, "generator_ema": state}, path)
+
+
+def save_pickle(content: Mapping[str, Any], path: Path) -> None:
+    """Save tensors and plain values as a `.pt`, and flush it to disk.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
     with open(path, "wb") as file:
         with _disk_errors_unmasked():
-            torch.save({"generator": state, "generator_ema": state}, file)
+            torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
 

@@ -153,8 +153,8 @@ def adapter_files(updates: Mapping[str, Update]) -> tuple[dict[str, Any], dict[s
 
 
 def write_adapter(folder: Path, updates: Mapping[str, Update]) -> None:
-    """Write peft's folder of an adapter; it is made here."""
+    """Write peft's files of an adapter into a folder, which is made if it is not there."""
     config, tensors = adapter_files(updates)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -5,6 +5,7 @@ import pytest
 import torch
 from checkpoint_makers import I2V, T2V, make_diffusers, random_state
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from harness.cli import main as harness
@@ -13,6 +14,7 @@ from harness.formats.exporting import FORMATS, export_checkpoint, find
 from harness.formats.importing import ImportRequest, import_checkpoint
 from harness.io import sha256_file, write_json
 from harness.models.checkpoint import WEIGHTS
+from harness.models.lora import Update, merge, write_adapter
 
 pytestmark = pytest.mark.usefixtures("small_presets")
 SUFFIX = {"diffusers": "", "original": "", "single_file": ".safetensors", "self_forcing": ".pt"}
@@ -160,3 +162,75 @@ def test_the_verb(project, capsys, monkeypatch):
     assert f"a.safetensors: {TARGET} as single_file" in capsys.readouterr().err
     assert harness(["export", "nothing", "--format", "original", "--out", "b"]) == 2
     assert "no model at" in capsys.readouterr().err
+
+
+@pytest.fixture
+def adapted(project):
+    """A base, and the adapter and the network that a run with `lora.rank` has made of it."""
+    state, modules = random_state(T2V), ("blocks.0.attn1.to_q", "blocks.1.ffn.net.2", "blocks.1.attn2.to_v")
+    make_diffusers(project / "base", state, T2V)
+    rng, updates = torch.Generator().manual_seed(3), {}
+    for module in modules:
+        rows, columns = state[f"{module}.weight"].shape
+        a, b = torch.randn(2, columns, generator=rng), torch.randn(rows, 2, generator=rng)
+        updates[f"{module}.weight"] = Update(a, b, 1.5)
+    merged = {name: merge(weight, updates[name]) if name in updates else weight for name, weight in state.items()}
+    folder = project / "checkpoints" / TARGET / "model"
+    make_diffusers(folder, merged, T2V)
+    write_adapter(folder / "adapter", updates)
+    return updates, merged
+
+
+def test_base_and_exported_adapter_are_the_trained_network_bit_for_bit(project, adapted, same):
+    export_checkpoint(TARGET, "peft", project / "out", root=project)
+    request = ImportRequest(source=str(project / "base"), out=project / "merged", lora=str(project / "out"))
+    assert import_checkpoint(request)["lora"]["scales"] == [1.5]
+    same(load_file(project / "merged" / WEIGHTS), adapted[1])
+    assert not (project / "out" / WEIGHTS).exists()
+
+
+def test_peft_loads_an_exported_adapter(project, adapted):
+    export_checkpoint(TARGET, "peft", project / "out", root=project)
+    base = WanTransformer3DModel.from_pretrained(project / "base")
+    merged = PeftModel.from_pretrained(base, str(project / "out")).merge_and_unload()
+    found = merged.state_dict()
+    for name, weight in adapted[1].items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-6)
+
+
+def test_longlives_adapter_file_comes_back(project, adapted):
+    out = project / "lora.pt"
+    assert harness(["export", str(project / "checkpoints" / TARGET), "--format", "longlive", "--out", str(out)]) == 0
+    content = torch.load(out, weights_only=True)
+    assert content.keys() == {"generator_lora"}
+    modules = ("blocks.0.self_attn.q", "blocks.1.ffn.2", "blocks.1.cross_attn.v")
+    assert content["generator_lora"].keys() == {
+        f"base_model.model.{module}.lora_{side}.weight" for module in modules for side in "AB"
+    }
+    request = ImportRequest(source=str(project / "base"), out=project / "merged", lora=str(out))
+    assert import_checkpoint(request)["lora"]["scales"] == [1.0]
+    found = load_file(project / "merged" / WEIGHTS)
+    for name, weight in adapted[1].items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-6)
+    assert "`generator_lora`" in (project / "lora.README.md").read_text()
+
+
+def test_an_adapter_in_bf16_and_its_card(project, adapted):
+    export_checkpoint(TARGET, "peft", project / "out", dtype="bf16", root=project)
+    tensors = load_file(project / "out/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    text = (project / "out/README.md").read_text()
+    assert "Only the adapter is here" in text
+    assert "Weights: bfloat16" in text
+    assert f"- `adapter_model.safetensors`: SHA-256 `{sha256_file(project / 'out/adapter_model.safetensors')}`" in text
+
+
+def test_a_network_without_adapter_has_none_to_export(project):
+    for layout, out in (("peft", "out"), ("longlive", "out.pt")):
+        with pytest.raises(HarnessError, match=r"seed0: no adapter at .*model/adapter: .*`lora.rank`.*self_forcing"):
+            export_checkpoint(TARGET, layout, project / out, root=project)
+        assert not (project / out).exists()
+    update = Update(torch.ones(1, 4), torch.ones(4, 1), 1.0)
+    write_adapter(project / "checkpoints" / TARGET / "model/adapter", {"blocks.0.ffn.net.2.weight": update})
+    with pytest.raises(HarnessError, match=r"expected a name that ends in \.pt"):
+        export_checkpoint(TARGET, "longlive", project / "out.safetensors", root=project)

@@ -25,6 +25,7 @@ METHODS = {
     "diffusion_forcing": ("causal_sft", ("causal_sft.context=diffusion_forcing",)),
     "dmd_causal": ("dmd", DMD),
     "dmd_bidirectional": ("dmd", (*DMD, "rollout.attention=bidirectional")),
+    "dmd_adapters": ("dmd", (*DMD, "lora.rank=2", "lora.alpha=4.0", "lora.share_teacher=true")),
 }
 PROCESSES = {"one": ("ddp", 1), "ddp": ("ddp", 2), "fsdp1": ("fsdp1", 2), "fsdp2": ("fsdp2", 2)}
 WRITES = ("file", "index", "renamed", "removal")  # moments of the writing of a state
