@@ -154,8 +154,8 @@ class CausalWan(WanTransformer3DModel):
 
     @property
     def _version(self) -> int:
-        """Changes whenever an optimizer has changed the weights."""
-        return cast(WanTransformerBlock, self.blocks[0]).attn2.to_k.weight._version
+        """Changes whenever an optimizer has changed the weights, adapters beside frozen ones included."""
+        return sum(parameter._version for parameter in cast(WanTransformerBlock, self.blocks[0]).attn2.parameters())
 
     def _layout(
         self,
@@ -170,6 +170,10 @@ class CausalWan(WanTransformer3DModel):
         _, patch_height, patch_width = self.config["patch_size"]
         rows, columns = x.shape[3] // patch_height, x.shape[4] // patch_width
         head_dim, tokens = self.config["attention_head_dim"], rows * columns
+        if cache is not None and cache.rope == "relative":
+            window = cache.visible_frames(frames) + frames
+            table = rotary_table(head_dim, 0, window, rows, columns, x.device)
+            return Layout(table[-frames * tokens :], window_rotary=table), 0
         rotary = rotary_table(head_dim, frame_offset, frames, rows, columns, x.device)
         if frames_per_block is not None:
             bounds = block_bounds(frames, frames_per_block)
@@ -179,9 +183,6 @@ class CausalWan(WanTransformer3DModel):
             clean_frames = bounds[-1][0]  # no block looks at the last clean one
             rotary = torch.cat([rotary[: clean_frames * tokens], rotary])
             return Layout(rotary, pattern=TeacherForcing(in_tokens)), clean_frames
-        if cache is not None and cache.rope == "relative":
-            window = cache.visible_frames(frames) + frames
-            return Layout(rotary, rotary_table(head_dim, 0, window, rows, columns, x.device)), 0
         return Layout(rotary), 0
 
     def _embed_time(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

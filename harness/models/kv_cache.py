@@ -46,6 +46,13 @@ class _Piece:
         inside = slice((first - self.start) * tokens, (last - self.start) * tokens)
         return key[:, inside], value[:, inside]
 
+    def before(self, frame: int) -> _Piece:
+        """What of it comes before a frame inside it, as views; itself when all of it does."""
+        if self.start + self.frames <= frame:
+            return self
+        layers = range(len(self.key_values))
+        return _Piece(self.start, frame - self.start, tuple(self.cut(layer, self.start, frame) for layer in layers))
+
 
 @frozen(eq=False)
 class Past:
@@ -103,8 +110,8 @@ class _Pieces:
         )
 
     def forget_from(self, frame: int) -> None:
-        """Drop the blocks that start at `frame` or later."""
-        self.pieces = tuple(p for p in self.pieces if p.start < frame)
+        """Drop the frames from `frame` on."""
+        self.pieces = tuple(p.before(frame) for p in self.pieces if p.start < frame)
 
     def state(self) -> list[dict[str, Any]]:
         """What is held, as plain values and tensors."""

@@ -6,11 +6,10 @@ were made under the old prompt, and would hold the video to it.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 from torch import Tensor, nn
 
 from harness.config.schema import RolloutConfig
@@ -76,6 +75,9 @@ class _Made:
     def end(self) -> int:
         return self.start + self.x0.shape[2]
 
+    def since(self, frame: int) -> _Made:
+        return self if frame == self.start else evolve(self, start=frame, x0=self.x0[:, :, frame - self.start :])
+
 
 class Stream:
     """One batch of videos that are made block by block, for as long as one asks.
@@ -137,10 +139,10 @@ class Stream:
         return x0
 
     def commit(self, model: nn.Module, rng: torch.Generator) -> None:
-        """Write the block that waits into the cache."""
+        """Write the block that waits into the cache; it goes on waiting where that fails or is interrupted."""
         if self._waiting is not None:
-            made, self._waiting = self._waiting, None
-            self._write(model, made, rng)
+            self._write(model, self._waiting, rng)
+            self._waiting = None
 
     @torch.no_grad()
     def switch(self, model: nn.Module, condition: Condition, rng: torch.Generator) -> None:
@@ -159,12 +161,17 @@ class Stream:
         if way != "recache_keep_sink":
             self.cache.reset()
         elif self.frames > self.config.sink:
-            self.cache.rewind(again[0].start if again else self.frames)
+            self.cache.rewind(again[0].start)
         for made in again:
             self._write(model, made, rng)
 
     def last(self, frames: int) -> Tensor:
-        """The last latent frames `[B, C, ≤ frames, H, W]` that were made, clean, as far back as the window reaches."""
+        """The last latent frames `[B, C, ≤ frames, H, W]` that were made, clean, as far back as the window reaches.
+
+        Raises `ValueError` for a number of frames below 1, or before the first block.
+        """
+        if frames < 1 or not self._made:
+            raise ValueError(f"asked for the last {frames} frames of a video of {self.frames}")
         return torch.cat([made.x0 for made in self._made], dim=2)[:, :, -frames:]
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,16 +209,13 @@ class Stream:
         commit_block(model, noised_context(made.x0, sigma, rng), self.condition, self.cache, made.start, sigma)
 
     def _to_run_again(self, beside_sink: bool) -> tuple[_Made, ...]:
-        """The newest blocks that fit in the window, or beside the sink, without its frames; oldest first."""
+        """The newest frames that fit in the window, or beside the sink, without its own; in their blocks, oldest first.
+
+        The oldest block is cut where it fits in part, so that no frame falls out between it and the sink.
+        """
         first = self.config.sink if beside_sink else 0
-        room = math.inf if self.config.window == -1 else self.config.window - first
-        chosen: list[_Made] = []
-        for made in reversed(self._made):
-            room -= made.x0.shape[2]
-            if room < 0 or made.start < first:
-                break
-            chosen.append(made)
-        return tuple(reversed(chosen))
+        begin = first if self.config.window == -1 else max(self.frames - self.config.window + first, first)
+        return tuple(made.since(max(made.start, begin)) for made in self._made if made.end > begin)
 
     def _remember(self, x0: Tensor, *, given: bool) -> _Made:
         made = _Made(self.frames, x0.detach(), given)

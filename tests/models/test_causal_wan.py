@@ -29,7 +29,7 @@ from harness.models.causal_wan import CausalWan, time_sinusoid
 from harness.models.condition import Condition
 from harness.models.denoiser import predict_velocity
 from harness.models.kv_cache import KVCache
-from harness.models.rotary import rotary_table
+from harness.models.rotary import rotary_table, rotate
 
 TOLERANCE = 1e-5
 FEW = settings(max_examples=12, deadline=None, derandomize=True)
@@ -110,6 +110,56 @@ def test_cached_rollout_equals_one_masked_pass(sizes, sink, extra, unlimited, i2
         masked = dense_velocity(model, clean, noisy, t, condition, visible_frames(bounds, window, sink))
     assert relative_error(cached, masked) < TOLERANCE
     assert torch.equal(cached, buffered)
+
+
+class CountedWan(CausalWan):
+    """The same weights over [clean ‖ noisy], block by block: exactly the visible frames, and positions among them."""
+
+    bounds: tuple
+    visible: torch.Tensor  # bool [2F, 2F]
+
+    def _layout(self, x, *_):
+        frames, rows, columns = x.shape[2] // 2, x.shape[3] // 2, x.shape[4] // 2
+        tokens, head_dim = rows * columns, self.config.attention_head_dim
+
+        def pattern(query, key, value, attend):
+            pieces = []
+            for half in (0, frames):
+                for start, end in self.bounds:
+                    seen = self.visible[half + start].nonzero().flatten()
+                    table = rotary_table(head_dim, 0, len(seen), rows, columns, x.device)
+                    places = (seen[:, None] * tokens + torch.arange(tokens)).flatten()
+                    own = slice((half + start) * tokens, (half + end) * tokens)
+                    current = table[-(end - start) * tokens :]
+                    pieces.append(
+                        attend(rotate(query[:, own], current), rotate(key[:, places], table), value[:, places])
+                    )
+            return torch.cat(pieces, dim=1)
+
+        unrotated = torch.ones(2 * frames * tokens, 1, head_dim // 2, dtype=torch.complex64)
+        return Layout(unrotated, pattern=pattern), 0
+
+
+@FEW
+@given(sizes=block_sizes, sink=st.integers(0, 3), extra=st.integers(1, 6), unlimited=st.booleans(), i2v=st.booleans())
+def test_positions_in_the_window_are_places_among_the_visible_frames(sizes, sink, extra, unlimited, i2v):
+    """Against attention recomputed over exactly these frames, with every key rotated anew for each block that sees it;
+    text, image tokens and `y`, uneven blocks, a batch of two.
+    """
+    bounds, window = grown(sizes), -1 if unlimited else sink + extra
+    frames, kind = bounds[-1][1], SMALL_I2V if i2v else SMALL
+    condition = small_condition(frames=frames if i2v else None)
+    clean, noisy = small_latent(frames, seed=3), small_latent(frames, seed=4)
+    counted = small_wan(CountedWan, **kind)
+    counted.bounds, counted.visible = bounds, visible_frames(bounds, window, sink)
+    y = None if condition.y is None else torch.cat([condition.y, condition.y], dim=2)
+    t = torch.cat([torch.zeros(2, frames), T[:, None].expand(2, frames)], dim=1)
+    with torch.no_grad():
+        cached = cached_rollout(
+            small_wan(**kind), clean, noisy, T, bounds, condition, KVCache(window, sink, "relative")
+        )
+        both = predict_velocity(counted, torch.cat([clean, noisy], dim=2), t, evolve(condition, y=y))
+    assert relative_error(cached, both[:, :, frames:]) < TOLERANCE
 
 
 @pytest.mark.parametrize("rope", ["absolute", "relative"])
@@ -460,6 +510,18 @@ def test_changed_weights_are_noticed_by_a_carried_cache():
     with torch.no_grad():
         predict_velocity(model, x, T, condition, cache=cache)
         randomize(model)
+        assert torch.equal(
+            predict_velocity(model, x, T, condition, cache=cache), predict_velocity(model, x, T, condition)
+        )
+
+
+@pytest.mark.parametrize("name", ["to_k.bias", "to_v.weight", "norm_q.weight"])
+def test_a_change_of_any_part_of_the_layer_is_noticed(name):
+    """As when adapters are trained beside frozen weights."""
+    model, condition, x, cache = small_wan(), small_condition(), small_latent(2), KVCache()
+    with torch.no_grad():
+        predict_velocity(model, x, T, condition, cache=cache)
+        model.blocks[0].attn2.get_parameter(name).mul_(1.5).add_(0.1)
         assert torch.equal(
             predict_velocity(model, x, T, condition, cache=cache), predict_velocity(model, x, T, condition)
         )

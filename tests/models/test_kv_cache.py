@@ -161,6 +161,74 @@ def test_blocks_must_follow_each_other_unless_the_cache_is_empty():
     assert seen(cache, 1) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("buffer_frames", [None, 9])
+def test_going_back_keeps_the_sink_and_forgets_the_rest(buffer_frames):
+    """To the start of a block, into one, and to the end; what is committed again is seen once and goes on as before."""
+    cache = KVCache(window=9, sink=2, buffer_frames=buffer_frames)
+    commit(cache, 3, 3, 3)
+    for frame in (6, 5, 4):
+        cache.rewind(frame)
+        assert cache.num_frames == frame
+        assert seen(cache, 3) == [0, 1]
+        commit(cache, 9 - frame, start=frame)
+        assert seen(cache, 3) == [0, 1, *range(max(5, frame), 9)]
+    commit(cache, 3, start=9)
+    assert seen(cache, 3) == [0, 1, 8, 9, 10, 11]
+    cache.rewind(12)
+    assert seen(cache, 1) == [0, 1]
+    with pytest.raises(ValueError, match="cannot go back to frame 1: the sink ends at 2, the cache at 12"):
+        cache.rewind(1)
+    with pytest.raises(ValueError, match="frame 13"):
+        cache.rewind(13)
+
+
+@pytest.mark.parametrize("buffer_frames", [None, 6])
+def test_going_back_without_a_sink_starts_there(buffer_frames):
+    cache = KVCache(window=6, buffer_frames=buffer_frames)
+    commit(cache, 2, 2, 2)
+    cache.rewind(3)
+    assert cache.is_empty
+    assert seen(cache, 2) == []
+    commit(cache, 1, 2, start=3)
+    assert seen(cache, 2) == [3, 4, 5]
+
+
+def test_going_back_forgets_the_prompt_and_the_pass_that_waits():
+    cache, text = KVCache(sink=1, kv_grad="straight_through"), torch.ones(2)
+    commit(cache, 2)
+    cache.store_condition((text, None), 4, "stored")
+    cache.remember(2, 2, [(k.requires_grad_(), v.requires_grad_()) for k, v in frames_of(2, 2)])
+    cache.rewind(2)
+    assert not cache.knows_condition((text, None))
+    cache.commit(2, 2, frames_of(2, 2))
+    assert not any(k.requires_grad for k in cache.past(0, 1).keys)
+
+
+def test_a_saved_cache_goes_on_as_the_one_that_was_saved():
+    """After going back, too, where frames between sink and past are missing."""
+    cache, again = KVCache(window=9, sink=2), KVCache(window=9, sink=2)
+    commit(cache, 3, 3, 3)
+    cache.rewind(6)
+    commit(cache, 1, start=6)
+    commit(again, 5)  # to be forgotten
+    again.load_state_dict(cache.state_dict())
+    for one in (cache, again):
+        assert seen(one, 2) == [0, 1, 6]
+        commit(one, 4, start=7)
+        assert seen(one, 2) == [0, 1, 6, 7, 8, 9, 10]
+    commit(cache, 3, start=11)
+    assert seen(again, 2) == [0, 1, 6, 7, 8, 9, 10]
+    with pytest.raises(ValueError, match="ends at frame 11"):
+        commit(again, 1)
+
+
+def test_buffers_have_no_state():
+    with pytest.raises(ValueError, match="leave buffer_frames out"):
+        KVCache(buffer_frames=4).state_dict()
+    with pytest.raises(ValueError, match="leave buffer_frames out"):
+        KVCache(buffer_frames=4).load_state_dict(KVCache().state_dict())
+
+
 def test_commits_are_detached_and_detach_cuts_straight_through():
     def with_gradient(start):
         return [(k.clone().requires_grad_(), v.clone().requires_grad_()) for k, v in frames_of(start, 2)]

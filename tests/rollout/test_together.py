@@ -18,6 +18,7 @@ SETTINGS = {
     "per block": ({}, ([1, 0, 2], [0, 2, 1], [2, 1, 0])),
     "together all the way": ({}, ([2, 2, 2],) * 3),
     "window and sink": ({"window": 4, "sink": 1}, CAUSAL_EXITS),
+    "positions in the window": ({"window": 4, "sink": 1, "rope": "relative"}, CAUSAL_EXITS),
     "noised context": ({"context_sigma": 0.1}, CAUSAL_EXITS),
     "bidirectional": ({"attention": "bidirectional"}, ([1], [0], [2])),
 }
