@@ -39,10 +39,25 @@ METRICS: dict[str, Metric] = {
     "late_motion": Metric("Motion after the first frame against real", "one", "ratio", 0.05),
     "static_collapse": Metric("Motion after the first frame against the teacher", "one", "ratio", 0.05),
     "fvd_gap": Metric("Share of the way to the teacher that is left", "lower", "fraction", 0.05),
+    "long_fvd": Metric("Fréchet video distance at the end of a long clip", "lower", "", 2.0),
+    "long_caption_accuracy": Metric("Caption all right at the end of a long clip", "higher", "fraction", 0.02),
+    "long_motion_accuracy": Metric("Direction and speed right at the end of a long clip", "higher", "fraction", 0.02),
+    "long_identity": Metric("First frames' identity kept to the end of a long clip", "higher", "fraction", 0.02),
+    "long_ink": Metric("Mean brightness against real at the end of a long clip", "one", "ratio", 0.05),
+    "long_saturation": Metric("Saturation against real at the end of a long clip", "one", "ratio", 0.05),
+    "fvd_drift": Metric("Fréchet video distance gained over a long clip", "lower", "", 2.0),
+    "switch_delay": Metric("Frames until a new prompt is obeyed", "lower", "frames", 2.0),
+    "switch_obeyed": Metric("New prompt obeyed in the end", "higher", "fraction", 0.02),
+    "switch_identity": Metric("Identity kept over a prompt switch", "higher", "fraction", 0.02),
+    "long_cache": Metric("Keys and values of a long clip", "lower", "MiB"),
 }
 
 OF_IMAGES = ("first_frame_psnr", "first_frame_ssim", "image_identity")  # only of clips that were given an image
 AGAINST_TEACHER = ("static_collapse", "fvd_gap")  # only where the own teacher has a card
+OF_LONG_CLIPS = (  # only of causal students with a long evaluation, and of what they start from
+    "long_fvd", "long_caption_accuracy", "long_motion_accuracy", "long_identity", "long_ink", "long_saturation",
+    "fvd_drift", "switch_delay", "switch_obeyed", "switch_identity", "long_cache",
+)  # fmt: skip
 STATIC_COLLAPSE_ALARM = 0.5  # below it, training says that the clips stand still
 
 

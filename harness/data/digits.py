@@ -68,8 +68,11 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(pixels, np.float32).reshape(-1, 8, 8) / 16.0, np.asarray(labels)  # [1797, 8, 8] in 0…1, [1797]
 
 
-def render(attributes: Attributes, *, frames: int, height: int, width: int) -> np.ndarray:
-    """Draw a clip as uint8 `[F, H, W, 3]`: the digit is centered in frame 0 and keeps its captioned velocity."""
+def render(attributes: Attributes, *, frames: int, height: int, width: int, start: int = 0) -> np.ndarray:
+    """Draw a clip as uint8 `[F, H, W, 3]`: the digit is centered in frame 0 and keeps its captioned velocity.
+
+    With `start` the frames from there on, of a clip that goes on as long as one likes.
+    """
     images, _ = _handwriting()
     size = min(height, width) // 2
     upsampled = zoom(images[attributes.image], size / 8, order=1, mode="nearest", grid_mode=True)
@@ -78,7 +81,7 @@ def render(attributes: Attributes, *, frames: int, height: int, width: int) -> n
     top, left = (height - size) // 2, (width - size) // 2
     canvas[top : top + size, left : left + size] = glyph
     dy, dx = DIRECTIONS[attributes.moves]
-    distance = SPEEDS[attributes.speed] * np.arange(frames)  # pixels
+    distance = SPEEDS[attributes.speed] * np.arange(start, start + frames)  # pixels
     phase = np.exp(
         -2j
         * np.pi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -50,19 +50,22 @@ class Bench:
         p = self.prompts
         return ClipSet(measured=measured, prompts=p.prompts, attributes=p.attributes, text=p.pooled_text)
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """The denoiser's precision, without a second, bf16 copy of all weights."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+        return nullcontext()
+
     def latents(
         self, model: nn.Module, sampler: Sampler, repeat: int, watch: Stopwatch
     ) -> Iterator[tuple[int, Tensor]]:
         """Latents of all fixed prompts, batch by batch: (index of the first clip, `[B, C, F, h, w]`)."""
-        half = nullcontext()
-        if self.precision == "bf16":  # without a second, bf16 copy of all weights
-            half = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         for start in range(0, len(self.prompts), self.batch_size):
             stop = min(start + self.batch_size, len(self.prompts))
             noise = fixed_noise(self.seed, range(start, stop), self.shape, repeat).to(self.device)
             condition = condition_for(model, self.prompts.condition(start, stop)).to(self.device)
             rng = generator_for(self.seed, "renoise", repeat, start)
-            with watch, half:
+            with watch, self.autocast():
                 latents = sampler(model, noise, condition, rng)
             yield start, latents.float()
 

@@ -14,11 +14,13 @@ from harness.config.metrics import METRICS
 from harness.config.schema import Gate
 from harness.errors import HarnessError
 from harness.evaluation.bench import Outcome
-from harness.evaluation.intervals import Estimate, pooled
+from harness.evaluation.intervals import Estimate, bootstrap_mean, pooled
+from harness.evaluation.long_clips import LongOutcome
 from harness.evaluation.media import animation, enlarge, save_video, scale_for
 from harness.evaluation.own_teacher import Metrics, fvd_gap, static_collapse
 from harness.evaluation.panel import ClipSet, by_frame, measure_card
 from harness.evaluation.samplers import Sampler
+from harness.evaluation.segments import Segmented
 from harness.io import atomic_write_bytes
 
 SCHEMA = 1
@@ -58,6 +60,44 @@ def model_block(
         return block
     clips = sum(o.cost.clips for o in outcomes)
     return block | {"denoiser_forwards_per_video": round(sum(o.cost.forwards for o in outcomes) / clips, 6)}
+
+
+def add_long(model: dict[str, Any], outcome: LongOutcome, floor: Segmented | None) -> None:
+    """Add a long evaluation to a model's entry: the metrics, and under `long` the curves. `floor`: the segments of real
+    clips, where these can be continued.
+    """
+    segments, switched = outcome.segments, outcome.switched
+    length = segments.spans[0][1]
+    metrics = segments.estimates()
+    block: dict[str, Any] = {
+        "frames": outcome.frames,
+        "clips": len(segments.clips[0]),
+        "segment_frames": length,
+        "segments": [
+            {"start": start, "metrics": plain(segments.values(i))}
+            | ({} if floor is None else {"real": plain(floor.values(i))})
+            for i, (start, _) in enumerate(segments.spans)
+        ],
+        "by_frame": segments.by_frame(),
+        "cache_mib": [float(f"{mib:.6g}") for mib in outcome.cache_mib],
+    }
+    if switched is not None:
+        metrics |= {name: bootstrap_mean(values) for name, values in switched.per_clip(length).items()}
+        block["switch"] = {
+            "at": outcome.frames - switched.after,
+            "frame": list(range(switched.after)),
+            "obeyed": switched.obeyed().mean(0).round(6).tolist(),
+            "delay_cap": switched.after,
+        }
+    largest = max(block["cache_mib"])
+    metrics["long_cache"] = Estimate(largest, largest, largest)
+    model["metrics"] |= {name: rounded(metrics[name]) for name in METRICS if name in metrics}
+    model["long"] = block
+
+
+def plain(values: dict[str, float]) -> dict[str, float]:
+    """Six significant digits, as `rounded`."""
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
 
 
 def add_against_teacher(models: dict[str, dict[str, Any]], teacher: Metrics) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 
-def identity_by_frame(handwriting: np.ndarray) -> np.ndarray:
-    """Cosine of every frame's handwriting to the mean over the clip's first quarter: `[B, F, E]` → `[B, F]`, 1 = the
-    same.
-
-    The embeddings are centered, so two unrelated digits are at about 0 and a morph ends there.
+def opening(handwriting: np.ndarray) -> np.ndarray:
+    """The handwriting that a clip begins with, of unit length: the mean over its first quarter, `[B, F, E]` → `[B,
+    E]`.
     """
-    start = handwriting[:, : max(1, handwriting.shape[1] // 4)].mean(1, keepdims=True)
-    start = start / np.maximum(np.linalg.norm(start, axis=-1, keepdims=True), 1e-9)
-    return (handwriting * start).sum(-1)
+    start = handwriting[:, : max(1, handwriting.shape[1] // 4)].mean(1)
+    return start / np.maximum(np.linalg.norm(start, axis=-1, keepdims=True), 1e-9)
+
+
+def identity_by_frame(handwriting: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    """Cosine of every frame's handwriting to that of its clip's opening: `[B, F, E]` → `[B, F]`, 1 = the same.
+
+    `start [B, E]` is the opening of a longer clip from which the frames are; else they are the whole clip. The
+    embeddings are centered, so two unrelated digits are at about 0 and a morph ends there.
+    """
+    return (handwriting * (opening(handwriting) if start is None else start)[:, None]).sum(-1)
 
 
 def image_identity_by_frame(handwriting: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -56,6 +56,10 @@ class ClipSet:
         """Every clip's group index in each of the groupings."""
         return {name: _codes(name, [a[name] for a in self.attributes]) for name in GROUPINGS}
 
+    def with_measured(self, measured: Measurements) -> ClipSet:
+        """The same clips as they are measured elsewhere, in another segment for example."""
+        return ClipSet(measured=measured, prompts=self.prompts, attributes=self.attributes, text=self.text)
+
     def select(self, index: np.ndarray) -> ClipSet:
         """The clips at `index`."""
         return ClipSet(

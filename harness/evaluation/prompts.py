@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from harness.data.loader import condition_from_texts, load_positions, load_unconditional, stacked
@@ -57,6 +57,12 @@ class PromptSet:
     def sha256(self) -> str:
         """Identity of the prompts, their order included."""
         return digest(self.captions)
+
+    def first(self, count: int) -> PromptSet:
+        """The first `count` clips (all, when there are fewer)."""
+        of_clips = ("prompts", "captions", "attributes", "text", *GIVEN)
+        parts = {name: getattr(self, name) for name in of_clips}
+        return evolve(self, **{name: None if part is None else part[:count] for name, part in parts.items()})
 
     def condition(self, start: int, stop: int) -> Condition:
         """The condition of clips `start` … `stop`."""
@@ -134,10 +140,24 @@ def latent_shape(data_folder: str | Path, frames: int) -> tuple[int, int, int, i
     return int(channels), frames, int(height), int(width)
 
 
-def fixed_noise(seed: int, clips: Sequence[int], shape: Sequence[int], repeat: int = 0) -> Tensor:
-    """Starting noise `[B, *shape]` of the clips with these indices: a clip's noise depends on nothing but its index and
-    the repeat.
+def fixed_noise(seed: int, clips: Sequence[int], shape: Sequence[int], repeat: int = 0, part: int = 0) -> Tensor:
+    """Starting noise `[B, *shape]` of the clips with these indices: a clip's noise depends on nothing but its index,
+    the repeat and, in a clip that goes on, which `part` of this shape it is.
 
     So every model, every batch size and every subset of prompts gets the same noise for the same clip.
     """
-    return torch.stack([torch.randn(*shape, generator=generator_for(seed, "noise", repeat, int(i))) for i in clips])
+    place = (part,) if part else ()
+    draws = (generator_for(seed, "noise", repeat, int(i), *place) for i in clips)
+    return torch.stack([torch.randn(*shape, generator=rng) for rng in draws])
+
+
+def long_noise(seed: int, clips: Sequence[int], shape: Sequence[int], start: int, end: int) -> Tensor:
+    """Latent frames `start … end − 1` of the noise of clips that go on: `[B, C, end − start, h, w]`.
+
+    The first `shape[1]` frames are those of the clips of this shape.
+    """
+    length = shape[1]
+    parts = range(start // length, (end - 1) // length + 1)
+    noise = torch.cat([fixed_noise(seed, clips, shape, part=part) for part in parts], dim=2)
+    first = start - parts[0] * length
+    return noise[:, :, first : first + end - start]

@@ -11,36 +11,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import nn
 
 from harness.config.load import Params, load_params, resolve_target
 from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.conditions import image_condition
+from harness.data.digits import Attributes
 from harness.data.mds import count_samples, iter_samples
 from harness.data.shards import read_fingerprint
 from harness.evaluation.bench import SHOWN, Bench, Outcome
 from harness.evaluation.card import (
     SCHEMA,
     add_against_teacher,
+    add_long,
     check_gate,
     model_block,
     timing_block,
     write_clips,
     write_given,
 )
+from harness.evaluation.continued import continued, segment_references
 from harness.evaluation.evaluators import Evaluators, evaluators_digest, load_evaluators
+from harness.evaluation.long_clips import LongBench, long_frames
 from harness.evaluation.own_teacher import teacher_metrics
 from harness.evaluation.panel import ClipSet
-from harness.evaluation.prompts import fixed_prompts, latent_shape
+from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, cut_steps, rollout_of
+from harness.evaluation.segments import Segmented, segment_spans
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
+from harness.evaluation.switching import turned
 from harness.io import digest, write_json
 from harness.machine import processor_name
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.checkpoint import load_model
 from harness.models.codec import load_vae
 from harness.models.image import load_image_encoder
+from harness.models.reference_latent import factors
 from harness.models.text import encode_prompt, load_text_encoder
 from harness.tracking.background import publish
 from harness.tracking.requests import evaluate_request
@@ -141,6 +148,47 @@ def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome
         yield name, label, Outcome(clips=shown, shown=stored.shown)
 
 
+def build_long_bench(bench: Bench, run: RunConfig, clips: int, reference: ClipSet, encoders: Path) -> LongBench | None:
+    """The bench of a run's long clips, or None where it has none; the first `clips` test prompts are continued.
+
+    Captions with attributes are switched in the middle: their object is to turn by a quarter.
+    """
+    frames = long_frames(run)
+    if frames is None:
+        return None
+    bench = evolve(bench, prompts=bench.prompts.first(clips))
+    temporal = factors(bench.vae)[1]
+    spans = segment_spans(frames, run.frames, temporal)
+    switched = switched_prompts(bench.prompts, encoders) if bench.evaluators.geometry.has_digits else None
+    references = segment_references(bench.evaluators, reference, spans)
+    return LongBench(bench=bench, frames=frames, references=references, switched=switched)
+
+
+def switched_prompts(prompts: PromptSet, encoders: Path) -> PromptSet:
+    """The prompts that moving digits go on with after their prompt switch."""
+    encoder = load_text_encoder(encoders / "text_encoder", encoders / "tokenizer", max_length=prompts.text_length)
+    attributes = [turned(a) for a in prompts.attributes]
+    captions = [Attributes(**a).caption for a in attributes]
+    text = [encode_prompt(encoder, caption).vectors.half().numpy() for caption in captions]
+    return evolve(prompts, attributes=attributes, captions=captions, text=text)
+
+
+def long_floor(long: LongBench, clips: Path) -> Segmented | None:
+    """The segments of real clips: training clips that match the prompts' captions, continued. None where the source
+    cannot be continued.
+    """
+    evaluators, prompts = long.bench.evaluators, long.bench.prompts
+    if not evaluators.geometry.has_digits:
+        return None
+    available = stored_attributes(clips / "train", CANDIDATES_PER_CLIP * len(prompts))
+    chosen = [available[i] for i in matching_clips(prompts.attributes, available)]
+    sets = [
+        ClipSet(measured=continued(evaluators, chosen, span), prompts=prompts.prompts, attributes=chosen)
+        for span in long.spans
+    ]
+    return Segmented(spans=long.spans, clips=sets, references=list(long.references))
+
+
 def encoding_seconds(bench: Bench, encoders: Path) -> dict[str, float]:
     """Seconds to encode one prompt (`text`) and one image (`image`, where there are images), measured on the first
     prompts after one to warm up.
@@ -230,11 +278,19 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
         for name, label, outcome in real_outcomes(bench, clips):
             blocks[name] = model_block(label, [outcome], reference)
             shown[name] = outcome.shown
+    long = build_long_bench(bench, run, evaluation.long_clips, reference, root / "checkpoints" / "encoders")
+    floor = None if long is None else long_floor(long, clips)
+    shown_long: dict[str, list[np.ndarray]] = {}
     for entry in wanted:
-        outcomes = sample_repeats(bench, models.pop(entry.name), entry, evaluation.repeats)
+        model = models.pop(entry.name)
+        outcomes = sample_repeats(bench, model, entry, evaluation.repeats)
         blocks[entry.name] = model_block(entry.label, outcomes, reference, entry.sampler)
         times[entry.name] = timing_block(outcomes, encoding)
         shown[entry.name] = outcomes[0].shown
+        if long is not None:
+            outcome = long.run(model, run.rollout, entry.label)
+            add_long(blocks[entry.name], outcome, floor)
+            shown_long[entry.name] = outcome.shown
     made_by = protocol(bench, params, root, run.data, reference)
     own = blocks["teacher"]["metrics"] if run.method == "sft" else teacher_metrics(run, root / "results", made_by)
     if own is not None:
@@ -250,7 +306,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     timing = {"schema": SCHEMA, "target": target, "device": device, "threads": run.threads, "models": times}
     write_json(root / results_folder(target) / "timing.json", timing)
     given = (bench.prompts.first_frames or [])[:SHOWN]
-    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps, given)
+    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps, given, shown_long)
     if run.method == "sft":
         check_gate(blocks["teacher"], evaluation.gate, path)
     return card
@@ -263,14 +319,21 @@ def sample_repeats(bench: Bench, model: nn.Module, entry: Entry, repeats: int) -
 
 
 def write_card(
-    folder: Path, card: dict[str, Any], shown: dict[str, list[np.ndarray]], fps: float, given: list[np.ndarray]
+    folder: Path,
+    card: dict[str, Any],
+    shown: dict[str, list[np.ndarray]],
+    fps: float,
+    given: list[np.ndarray],
+    shown_long: dict[str, list[np.ndarray]],
 ) -> Path:
     """Write clips and the images that they were given first, and the card that names them last (`given`: the images, in
-    the order of `prompts`); clips of an earlier card are removed.
+    the order of `prompts`; `long.clips_files`: the long clips); clips of an earlier card are removed.
     """
     shutil.rmtree(folder / "clips", ignore_errors=True)
     for name, videos in shown.items():
         card["models"][name]["clips"] = write_clips(folder, name, videos, fps)
+    for name, videos in shown_long.items():
+        card["models"][name]["long"]["clips_files"] = write_clips(folder, f"{name}_long", videos, fps)
     if given:
         card["given"] = write_given(folder, given)
     write_json(folder / "cards.json", card)

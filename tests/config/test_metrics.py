@@ -1,6 +1,6 @@
 import pytest
 
-from harness.config.metrics import METRICS, better
+from harness.config.metrics import METRICS, OF_LONG_CLIPS, better
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,5 @@ def test_the_panel_is_complete():
         *("motion_accuracy", "identity", "rigid_error", "diversity", "saturation", "ink"),
         *("mode_coverage", "motion_energy", "first_frame_psnr", "first_frame_ssim", "image_identity"),
         *("late_motion", "static_collapse", "fvd_gap"),
+        *OF_LONG_CLIPS,
     }
