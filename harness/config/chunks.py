@@ -10,7 +10,6 @@ def chunk_lengths(made: int, frames: int, frames_per_block: int, config: LongTun
 
     `frames` is the length of a clip; all are latent frames. The first chunk is a whole clip.
     """
-    assert config.max_frames is not None
     shortest = config.min_new_frames if made else frames
     return range(shortest, min(frames, config.max_frames - made) + 1, frames_per_block)
 
@@ -20,13 +19,11 @@ def switch_places(frames: int, frames_per_block: int, config: LongTuningConfig) 
 
     Every sequence gets beyond the last of them, so that each is reached for sure, and none is in the first chunk.
     """
-    assert config.max_frames is not None
     return range(frames, config.max_frames - config.min_new_frames + 1, frames_per_block)
 
 
 def mean_sequence(frames: int, frames_per_block: int, config: LongTuningConfig) -> tuple[float, float]:
     """(chunks, frames) of a sequence on average, every length of a chunk being as likely as the others."""
-    assert config.max_frames is not None
     chance = [1.0] + [0.0] * config.max_frames  # that a sequence is at some time so many frames long
     chunks = end = 0.0
     for made in range(config.max_frames + 1):

@@ -97,7 +97,7 @@ def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
     sections = [("Run", [*_run(config), *notes]), ("Data", _data(config, preset))]
     if config.method == "dmd":
         sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config))]
-        if config.long_tuning.max_frames is not None:
+        if config.long_tuning.enabled:
             sections += [("Long tuning", _long_tuning(config, preset.encoders.temporal_factor))]
         sections += [("Budget", _dmd_budget(config))]
     else:
@@ -272,7 +272,6 @@ def _length(latent_frames: int, temporal_factor: int) -> str:
 def _long_tuning(config: RunConfig, temporal_factor: int) -> Iterable[Line]:
     tuning, rollout, frames = config.long_tuning, config.rollout, config.frames
     longest, block = tuning.max_frames, rollout.frames_per_block
-    assert longest is not None
     chunks, length = mean_sequence(frames, block, tuning)
     yield "a sequence", f"goes on over the updates, up to {_length(longest, temporal_factor)}: {chunks:.3g} updates"
     later = list(chunk_lengths(frames, frames, block, evolve(tuning, max_frames=2 * frames)))
@@ -325,7 +324,7 @@ def _lora(lora: LoRAConfig) -> str:
 
 def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     rollout = training_rollout_cost(config.rollout, config.frames)
-    if config.long_tuning.max_frames is not None:
+    if config.long_tuning.enabled:
         rollout = long_rollout_cost(config)
     teacher = 1 if config.dmd.cfg_scale == 1.0 else 2
     _, critic = _dmd_updates(config.dmd)
@@ -338,7 +337,7 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     yield "a critic update", "a rollout without gradient and 1 critic forward of the whole clip; 1 backward"
     total = (whole + critic) * rollout.forwards + whole * (1 + teacher) + critic
     yield "in all", f"about {total:,.0f} forwards; the measured compute is in results/…/manifest.json"
-    if config.long_tuning.max_frames is not None and config.long_tuning.switch_probability:
+    if config.long_tuning.enabled and config.long_tuning.switch_probability:
         yield "a new prompt", "costs as many more as blocks are run again"
     denoising, context = sampling_forwards(config.rollout, config.frames)
     if config.dmd.rollouts_ahead:

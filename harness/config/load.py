@@ -89,6 +89,9 @@ def load_params(path: str | os.PathLike[str] = "params.yaml", preset: str | None
     if chosen.i2v is not None:
         image = {"rollout": {"image_conditioning": "channels"}}
         _build([_preset_layer(params, path), _Layer(own | image, str(path))], chosen)
+    if chosen.long is not None:
+        long = {"method": "dmd", "seed": 0, "long": True}
+        _build([_preset_layer(params, path), _Layer(long, str(path))], chosen)
     return params
 
 
@@ -281,7 +284,11 @@ def _build(layers: Sequence[_Layer], preset: Preset) -> RunConfig:
     values = merge({}, *(layer.values for layer in layers))
     if preset.i2v is not None and (way := _image_conditioning(values)) != "none":
         layers = [layers[0], _i2v_layer(layers[0], preset.i2v, way), *layers[1:]]
-        values = merge({}, *(layer.values for layer in layers))
+    if preset.long is not None and values.get("long") is True:
+        at = layers[0].at.replace(".run", ".long")
+        own = _Layer(_nested(preset.long, f"{layers[0].where}: long"), layers[0].where, at)
+        layers = [layers[0], own, *layers[1:]]
+    values = merge({}, *(layer.values for layer in layers))
     try:
         config = CONVERTER.structure(values, RunConfig)
         problems = list(cross_check(config, preset))
@@ -345,6 +352,8 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
     yield from _check_image(config, preset)
     if config.init.kind in ("causal_sft", "student") and config.method != "dmd":
         yield "init.kind", f"{config.init.kind} is a start for dmd only"
+    if config.long and preset.long is None:
+        yield "long", f"preset {config.preset} has no section `long`; write one, or set it to false"
     yield from _check_long_tuning(config)
     yield from _check_lora(config)
     yield from _check_long_evaluation(config)
@@ -357,25 +366,25 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
 def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
     tuning, rollout, frames = config.long_tuning, config.rollout, config.frames
     longest, shortest, block = tuning.max_frames, tuning.min_new_frames, rollout.frames_per_block
-    if longest is None:
+    if not tuning.enabled:
         return
-    at = "long_tuning.max_frames"
+    at = "long_tuning.enabled"
     if config.method != "dmd":
-        yield at, f"long tuning is for `method: dmd`, not {config.method}; set it to null"
+        yield at, f"long tuning is for `method: dmd`, not {config.method}; set it to false"
         return
     if rollout.attention != "causal":
-        yield at, "long tuning needs `rollout.attention: causal`: it goes on from the KV cache; set it to null"
+        yield at, "long tuning needs `rollout.attention: causal`: it goes on from the KV cache; set it to false"
         return
     if rollout.has_image:
         yield (
             at,
             f"with `rollout.image_conditioning: {rollout.image_conditioning}` critic and teacher would have to be told "
-            "the image of each chunk's first frame, for which training has no image encoder; set it to null",
+            "the image of each chunk's first frame, for which training has no image encoder; set it to false",
         )
     if config.dmd.rollouts_ahead:
         yield (
             "dmd.rollouts_ahead",
-            "makes rollouts before their turn, but with `long_tuning.max_frames` each goes on where the last one "
+            "makes rollouts before their turn, but with `long_tuning.enabled` each goes on where the last one "
             "stopped; set it to false",
         )
     if shortest > frames or shortest % block:
@@ -386,7 +395,7 @@ def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
         )
         return
     if longest < frames:
-        yield at, f"must hold a clip (frames: {frames}), got {longest}"
+        yield "long_tuning.max_frames", f"must hold a clip (frames: {frames}), got {longest}"
     elif tuning.switch_probability and longest < frames + shortest:
         yield (
             "long_tuning.switch_probability",

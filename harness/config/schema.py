@@ -246,7 +246,8 @@ class LongTuningConfig:
     clip that the teacher judges are the new frames and as many carried ones as fill it. Lengths in latent frames.
     """
 
-    max_frames: int | None = field(default=None, validator=optional(gt(0)))  # length of a sequence; null: clips only
+    enabled: bool = False
+    max_frames: int = _positive(240)  # longest sequence
     min_new_frames: int = _positive(18)
     switch_probability: float = _fraction(0.0)  # chance that a sequence changes its prompt, at one of its chunks
 
@@ -298,6 +299,7 @@ class RunConfig:
     sft: SFTConfig
     causal_sft: CausalSFTConfig
     dmd: DMDConfig
+    long: bool = False  # a run on long video: the preset's section `long` holds
     long_tuning: LongTuningConfig = field(factory=LongTuningConfig)  # of DMD
     lora: LoRAConfig = field(factory=LoRAConfig)
     monitor: MonitorConfig = field(factory=MonitorConfig)
@@ -330,3 +332,4 @@ class Preset:
     evaluation: EvaluationConfig
     run: dict[str, Any]  # defaults of RunConfig, without `preset`, `method`, `seed`
     i2v: dict[str, Any] | None = None  # what differs when `rollout.image_conditioning` is on; null: nothing
+    long: dict[str, Any] | None = None  # what differs in a run with `long: true`; null: nothing

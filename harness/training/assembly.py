@@ -196,7 +196,7 @@ def build_training(
 
 def _long_tuning(config: RunConfig, method: nn.Module, vae: VAE | None) -> LongTuning | None:
     """The algorithm that carries long videos on, if the run is tuned on them. Raises `ValueError` without a VAE."""
-    if config.long_tuning.max_frames is None:
+    if not config.long_tuning.enabled:
         return None
     if vae is None:
         raise ValueError("long tuning encodes frames anew: give the VAE")

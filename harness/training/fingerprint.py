@@ -48,7 +48,7 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     if not monitors(config):
         settings.pop("monitor")
         settings.pop("evaluate_frames")
-    if config.long_tuning.max_frames is None:
+    if not config.long_tuning.enabled:
         settings.pop("long_tuning")
     if config.lora.rank is None:
         settings.pop("lora")

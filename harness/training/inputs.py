@@ -78,7 +78,7 @@ def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
         folders["init"] = init
     if monitors(config):
         folders["evaluators"] = root / EVALUATORS
-    if monitors(config) or config.long_tuning.max_frames is not None:
+    if monitors(config) or config.long_tuning.enabled:
         folders["vae"] = root / ENCODERS / "vae"
     return folders
 
@@ -89,7 +89,7 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
         return "run `dvc repro encode`"
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
-        if name == "vae" and config.long_tuning.max_frames is not None:
+        if name == "vae" and config.long_tuning.enabled:
             return "run `dvc repro encoders`: long tuning encodes frames anew"
         return f"run `dvc repro {stage}`, or train without a monitor ({config.method}.monitor_every_updates=null)"
     for target, trained in {**TEACHERS, "sft_first_latent": "checkpoints/sft_first_latent"}.items():

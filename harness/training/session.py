@@ -72,7 +72,7 @@ def train(
         fingerprint=fingerprint,
         save_best=lambda network: save_weights(network, folder.path / "best"),
         sample_and_score=_monitor(config, root, folder.path if rank == 0 else None),
-        vae=load_vae(root / ENCODERS / "vae") if config.long_tuning.max_frames is not None else None,
+        vae=load_vae(root / ENCODERS / "vae") if config.long_tuning.enabled else None,
         watchers=lambda order, history: [ProgressLine(request.target, order=order, history=history, silent=rank > 0)],
     )
     made_with = surroundings(root)  # now: the code may be edited while the run goes on

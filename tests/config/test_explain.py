@@ -166,6 +166,7 @@ def test_what_a_run_has_beside_the_usual(project):
 
 
 LONG = (
+    "long_tuning.enabled=true",
     "long_tuning.max_frames=33",
     "long_tuning.min_new_frames=6",
     "long_tuning.switch_probability=0.5",
@@ -196,7 +197,7 @@ def test_long_tuning_in_words_and_numbers(project):
         ("clear", "is emptied"),
     ):
         assert words in page(project, *LONG, f"rollout.on_switch={way}")
-    assert "Long tuning" not in page(project, *LONG, "long_tuning.max_frames=null")
+    assert "Long tuning" not in page(project, *LONG, "long_tuning.enabled=false")
 
 
 def test_the_cost_of_long_tuning(project):

@@ -208,7 +208,13 @@ def test_settings_that_do_not_fit_are_refused(project, override, place):
     assert place in str(caught.value)
 
 
-LONG = {"long_tuning.max_frames": 33, "long_tuning.min_new_frames": 6, "rollout.window": 9, "rollout.sink": 3}
+LONG = {
+    "long_tuning.enabled": True,
+    "long_tuning.max_frames": 33,
+    "long_tuning.min_new_frames": 6,
+    "rollout.window": 9,
+    "rollout.sink": 3,
+}
 
 
 def long(project, **changes):
@@ -225,25 +231,25 @@ def test_long_tuning_of_every_length_that_fits(project):
     long(project, long_tuning__max_frames=9)
     long(project, long_tuning__max_frames=15, long_tuning__switch_probability=1)
     long(project, long_tuning__min_new_frames=9, rollout__window=3, rollout__sink=0)
-    off = {"long_tuning__max_frames": None, "long_tuning__min_new_frames": 18, "rollout__window": 3, "rollout__sink": 0}
+    off = {"long_tuning__enabled": False, "long_tuning__min_new_frames": 18, "rollout__window": 3, "rollout__sink": 0}
     long(project, **off, dmd__rollouts_ahead=True)
 
 
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"method": "sft"}, "long_tuning.max_frames: long tuning is for `method: dmd`, not sft"),
+        ({"method": "sft"}, "long_tuning.enabled: long tuning is for `method: dmd`, not sft"),
         (
             {"rollout__attention": "bidirectional"},
-            "long_tuning.max_frames: long tuning needs `rollout.attention: causal`",
+            "long_tuning.enabled: long tuning needs `rollout.attention: causal`",
         ),
         (
             {"rollout__image_conditioning": "channels"},
-            "long_tuning.max_frames: with `rollout.image_conditioning: channels` critic and teacher would have",
+            "long_tuning.enabled: with `rollout.image_conditioning: channels` critic and teacher would have",
         ),
         (
             {"dmd__rollouts_ahead": True},
-            "dmd.rollouts_ahead: makes rollouts before their turn, but with `long_tuning.max_frames` each goes on",
+            "dmd.rollouts_ahead: makes rollouts before their turn, but with `long_tuning.enabled` each goes on",
         ),
         ({"long_tuning__min_new_frames": 5}, "long_tuning.min_new_frames: must be whole blocks (3 frames, "),
         ({"long_tuning__min_new_frames": 12}, "and fit a clip (frames: 9), got 12"),

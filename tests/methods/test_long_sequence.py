@@ -15,7 +15,7 @@ from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.rollout.stream import Stream
 
-CONFIG = LongTuningConfig(max_frames=14, min_new_frames=2, switch_probability=0.5)
+CONFIG = LongTuningConfig(enabled=True, max_frames=14, min_new_frames=2, switch_probability=0.5)
 ROLLOUT = RolloutConfig(
     frames_per_block=2,
     window=6,
@@ -163,7 +163,7 @@ def test_the_chunks_make_one_video(generator, window):
 
 
 def test_a_sequence_that_is_at_its_end_begins_anew_with_the_prompts_at_hand(generator):
-    sequence = make(config=LongTuningConfig(max_frames=8, min_new_frames=4))
+    sequence = make(config=LongTuningConfig(enabled=True, max_frames=8, min_new_frames=4))
     clips = updates(sequence, generator, [0, 1])
     assert [clip.condition.text[0, 0, 0] for clip in clips] == [prompt(n).text[0, 0, 0] for n in (0, 1)]
     assert sequence.made == FRAMES
@@ -173,7 +173,7 @@ def test_a_sequence_that_is_at_its_end_begins_anew_with_the_prompts_at_hand(gene
 
 
 def test_gradient_is_in_the_new_frames_alone(generator):
-    sequence = make(config=LongTuningConfig(max_frames=60, min_new_frames=2))
+    sequence = make(config=LongTuningConfig(enabled=True, max_frames=60, min_new_frames=2))
     seen = set()
     for number in range(12):
         before = sequence.made
@@ -193,7 +193,8 @@ def test_gradient_is_in_the_new_frames_alone(generator):
 
 def test_frames_earlier_than_the_last_gradient_frames_have_none(generator):
     sequence = make(
-        config=LongTuningConfig(max_frames=60, min_new_frames=4), rollout=evolve(ROLLOUT, gradient_frames=3)
+        config=LongTuningConfig(enabled=True, max_frames=60, min_new_frames=4),
+        rollout=evolve(ROLLOUT, gradient_frames=3),
     )
     clips = [sequence.extend(generator, LIKE, prompt(0), Draws.at(1, number)) for number in range(8)]
     assert {(clip.new_from, clip.gradient_from) for clip in clips} == {(0, 4), (1, 4), (2, 4)}
@@ -204,7 +205,7 @@ def test_frames_earlier_than_the_last_gradient_frames_have_none(generator):
 def test_an_update_does_not_reach_back_into_the_last_one(generator):
     """With `straight_through` the cache has a graph, which is gone after the backward pass: it has to be cut."""
     rollout = evolve(ROLLOUT, kv_grad="straight_through", exit_step="last")
-    sequence = make(config=LongTuningConfig(max_frames=60, min_new_frames=4), rollout=rollout)
+    sequence = make(config=LongTuningConfig(enabled=True, max_frames=60, min_new_frames=4), rollout=rollout)
     for number in range(3):
         sequence.extend(generator, LIKE, prompt(0), Draws.at(1, number)).x.square().mean().backward()
         sequence.detach()
@@ -215,7 +216,7 @@ def test_an_update_does_not_reach_back_into_the_last_one(generator):
 
 def test_where_all_frames_of_a_later_clip_are_new_its_image_is_not_judged(generator):
     images = Images()
-    sequence = make(images, LongTuningConfig(max_frames=60, min_new_frames=FRAMES))
+    sequence = make(images, LongTuningConfig(enabled=True, max_frames=60, min_new_frames=FRAMES))
     _, clip = updates(sequence, generator, [0, 1])
     assert (clip.new_from, clip.gradient_from) == (1, 1)
     assert images.given[0].shape[2] == FRAMES + 1, "the past of its first frame is there to decode it"
@@ -255,7 +256,7 @@ def test_ranks_take_the_same_steps_with_other_noise(generator):
 
 
 def test_what_is_carried_does_not_grow_with_the_sequence(generator):
-    sequence = make(config=LongTuningConfig(max_frames=10**6, min_new_frames=4))
+    sequence = make(config=LongTuningConfig(enabled=True, max_frames=10**6, min_new_frames=4))
     sizes = []
     for number in range(12):
         updates(sequence, generator, [number])

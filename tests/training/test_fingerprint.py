@@ -26,7 +26,7 @@ def test_equal_for_equal_runs(config):
         lambda c: evolve(c, rollout=evolve(c.rollout, shift=2.0)),
         lambda c: evolve(c, threads=2),
         lambda c: evolve(c, dmd=evolve(c.dmd, monitor_every_updates=1)),
-        lambda c: evolve(c, long_tuning=evolve(c.long_tuning, max_frames=9)),
+        lambda c: evolve(c, long_tuning=evolve(c.long_tuning, enabled=True, max_frames=9)),
         lambda c: evolve(c, lora=evolve(c.lora, rank=4)),
     ],
 )
@@ -35,7 +35,7 @@ def test_another_for_other_settings(config, change):
 
 
 def test_another_where_a_setting_has_its_switch_on(config):
-    tuned = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=9))
+    tuned = evolve(config, long_tuning=evolve(config.long_tuning, enabled=True, max_frames=9))
     adapted = evolve(config, lora=evolve(config.lora, rank=4))
     watched = evolve(config, dmd=evolve(config.dmd, monitor_every_updates=1))
     for first, second in (

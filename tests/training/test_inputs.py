@@ -130,7 +130,7 @@ def test_parents_of_an_image_to_video_run(project, small_run):
 
 
 def test_long_tuning_reads_the_vae_with_a_monitor_or_without(project, small_run):
-    long = ("long_tuning.max_frames=9", "long_tuning.min_new_frames=2")
+    long = ("long_tuning.enabled=true", "long_tuning.max_frames=9", "long_tuning.min_new_frames=2")
     for monitor in ("null", "2"):
         config = small_run(project, "dmd", *long, f"dmd.monitor_every_updates={monitor}")
         assert "vae" in input_folders(config, project)

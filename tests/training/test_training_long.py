@@ -22,7 +22,12 @@ from harness.training.inputs import input_digests
 from harness.training.run_store import run_folder
 
 # Clips are 3 frames, sequences 7 or 8: a batch in four begins one. The prompt of each changes.
-LONG = ("long_tuning.max_frames=8", "long_tuning.min_new_frames=2", "long_tuning.switch_probability=1")
+LONG = (
+    "long_tuning.enabled=true",
+    "long_tuning.max_frames=8",
+    "long_tuning.min_new_frames=2",
+    "long_tuning.switch_probability=1",
+)
 ROLLOUT = ("rollout.window=3", "rollout.sink=1", "rollout.rope=relative", "rollout.exit_step=uniform_per_block")
 RUN = (
     *LONG,
