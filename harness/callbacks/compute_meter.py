@@ -15,14 +15,16 @@ from composer.loggers import Logger
 from torch import nn
 
 from harness.callbacks.flops import DenoiserCost
+from harness.models.lora import adapters_are_off
 
 
 class ComputeMeter(Callback):
     """Counts every call of the method's networks; a call that carries gradient counts three times its forward FLOPs.
 
     FLOPs are the model's: recomputation under activation checkpointing is not counted, nor are the rest of the loop,
-    the optimizer or the monitor. Device seconds are the CPU time of the process on a CPU, wall time on an accelerator,
-    over the batches alone. With several processes each does the same, so counts are multiplied by their number.
+    the optimizer or the monitor. With adapters three times is an upper bound: frozen weights get no gradient. Device
+    seconds are the CPU time of the process on a CPU, wall time on an accelerator, over the batches alone. With several
+    processes each does the same, so counts are multiplied by their number.
 
     networks     role → network, before any distributed wrapper
     world_size   number of processes
@@ -44,13 +46,14 @@ class ComputeMeter(Callback):
     def _watch(self, network: nn.Module) -> None:
         if not any(True for _ in network.parameters()):
             return  # it runs another's weights, whose calls are counted there
-        cost = DenoiserCost(network)
+        cost, without = DenoiserCost(network), DenoiserCost(network, adapters=False)
         trainable = any(parameter.requires_grad for parameter in network.parameters())
 
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._counting:
                 self.forwards += 1
-                self.flops += cost.of(args, kwargs) * (3 if trainable and torch.is_grad_enabled() else 1)
+                flops = (without if adapters_are_off(module) else cost).of(args, kwargs)
+                self.flops += flops * (3 if trainable and torch.is_grad_enabled() else 1)
 
         network.register_forward_pre_hook(count, with_kwargs=True)
 

@@ -60,14 +60,17 @@ class DenoiserCost:
 
     Geometry comes from the network's config; a network without one is counted by its matrix products alone. Read before
     any FSDP wrapping, because shards hide the shapes.
+
+    adapters   count them too, if the network has any; False: as it is when they are off
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, adapters: bool = True) -> None:
         config = dict(getattr(network, "config", {}))
         self.patch: tuple[int, int, int] = tuple(config.get("patch_size", (1, 1, 1)))  # type: ignore[assignment]
         self.layers = config.get("num_layers", 0)
         self.width = config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0)
-        modules, last = dict(network.named_modules()), f"blocks.{self.layers - 1}."
+        modules = {name: part for name, part in network.named_modules() if adapters or ".lora_" not in name}
+        last = f"blocks.{self.layers - 1}."
         self.weights = matmul_parameters(modules)
         self.last_layer = matmul_parameters({name: m for name, m in modules.items() if name.startswith(last)})
         self.head = matmul_parameters({name: m for name, m in modules.items() if name == "proj_out"})["video"]

@@ -98,6 +98,11 @@ def scale_of(network: nn.Module) -> float:
     return config.lora_alpha / config.r
 
 
+def adapters_are_off(network: nn.Module) -> bool:
+    """Whether the network computes without its adapters at the moment."""
+    return next((layer.disable_adapters for layer in network.modules() if isinstance(layer, LoraLayer)), False)
+
+
 @contextlib.contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
     """Inside, the network computes what it did before it had adapters.

@@ -86,7 +86,11 @@ def exact_changes(scene: Scene) -> list[Change]:
     if not parallelism.activation_checkpointing:
         price = "same result, a third more compute where gradients flow"
         found.append(_set(3, price, parallelism__activation_checkpointing=True))
-    if config.method == "dmd" and not parallelism.teacher_cpu_offload and scene.world_size > 1:
+    if config.lora.rank is not None and not config.lora.share_teacher and config.critic is None:
+        price = "same result, the critic's base is the teacher"
+        found.append(evolve(_set(0.5, price, lora__share_teacher=True), axis="teacher"))
+    shares = config.lora.share_teacher
+    if config.method == "dmd" and not parallelism.teacher_cpu_offload and not shares and scene.world_size > 1:
         kind = {} if sharded else {"parallelism__kind": "fsdp2"}
         price = "same result, the teacher's layers come from host memory"
         found.append(evolve(_set(6, price, parallelism__teacher_cpu_offload=True, **kind), axis="teacher"))

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from harness.algorithms.updates import Role, update_order
 from harness.callbacks.flops import DenoiserCost
+from harness.config.schema import LoRAConfig
 from harness.methods.draws import Draws
 from harness.models.causal_wan import CausalWan
+from harness.models.lora import add_adapters
 from harness.planning.rehearsal import build_method, make_batch
 from harness.planning.scene import Scene
 
@@ -80,10 +82,13 @@ class _Shadow(nn.Module):
 
 
 @functools.lru_cache(maxsize=32)
-def silhouette(shape: Any) -> Silhouette:
-    """Of a network of this geometry, from the network itself on the meta device."""
+def silhouette(shape: Any, lora: LoRAConfig | None = None) -> Silhouette:
+    """Of a network of this geometry, with adapters if they are named, from the network itself on the meta device."""
     with torch.device("meta"):
-        return Silhouette(DenoiserCost(CausalWan(**asdict(shape))), shape.out_channels, asdict(shape))
+        network = CausalWan(**asdict(shape))
+        if lora is not None:
+            add_adapters(network, lora, seed=0)
+        return Silhouette(DenoiserCost(network), shape.out_channels, asdict(shape))
 
 
 def work_of_pass(scene: Scene, phase: Role, exit_step: int) -> WorkOf:
@@ -97,7 +102,7 @@ def work_of_pass(scene: Scene, phase: Role, exit_step: int) -> WorkOf:
     networks = {
         role: _Shadow(
             role,
-            silhouette(shape),
+            silhouette(shape, config.lora if config.lora.rank is not None and role in scene.trained else None),
             found,
             checkpointed=config.parallelism.activation_checkpointing and role in scene.trained,
         )

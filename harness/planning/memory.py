@@ -12,7 +12,9 @@ import torch
 from attrs import asdict, frozen
 
 from harness.algorithms.updates import Role
+from harness.config.schema import LoRAConfig
 from harness.models.causal_wan import CausalWan
+from harness.models.lora import choose, linear_names
 from harness.models.presets import WanGeometry
 from harness.planning.meter import Bytes
 from harness.planning.rehearsal import GRADIENTS, extrapolate
@@ -65,19 +67,60 @@ def count_parameters(shape: WanGeometry) -> Parameters:
     return Parameters(all=root + shape.num_layers * layer, layer=layer, layers=shape.num_layers)
 
 
+@functools.lru_cache(maxsize=32)
+def _adapted(shape: WanGeometry, targets: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
+    """The weights, on the meta device, that get an adapter."""
+    with torch.device("meta"):
+        network = CausalWan(**{**asdict(shape, recurse=False), "num_layers": 1})
+    kinds = {name.split(".", 2)[2]: network.get_submodule(name).weight for name in linear_names(network)}
+    names = [f"blocks.{number}.{kind}" for number in range(shape.num_layers) for kind in kinds]
+    return tuple(kinds[name.split(".", 2)[2]] for name in choose(names, targets))  # type: ignore[misc]
+
+
+def count_adapters(shape: WanGeometry, lora: LoRAConfig) -> Parameters:
+    """Parameters of a network's adapters, all of them in its layers; of one layer: the mean."""
+    total = sum((lora.rank or 0) * sum(weight.shape) for weight in _adapted(shape, lora.targets))
+    return Parameters(all=total, layer=-(-total // shape.num_layers), layers=shape.num_layers)
+
+
+def adapted_weights(shape: WanGeometry, lora: LoRAConfig) -> int:
+    """Number of the weights into which adapters are merged when the network is saved."""
+    return sum(weight.numel() for weight in _adapted(shape, lora.targets))
+
+
+def count_trained(scene: Scene, role: str) -> Parameters:
+    """Parameters of a network that have a gradient."""
+    shape = dict(scene.networks)[role]
+    if role not in scene.trained:
+        return Parameters(all=0, layer=0, layers=shape.num_layers)
+    return count_parameters(shape) if scene.config.lora.rank is None else count_adapters(shape, scene.config.lora)
+
+
+def count_held(scene: Scene, role: str) -> Parameters:
+    """All parameters of a network, adapters among them; of a teacher that shares the critic's, none."""
+    shape = dict(scene.networks)[role]
+    if role == "teacher" and scene.config.lora.share_teacher:
+        return Parameters(all=0, layer=0, layers=shape.num_layers)
+    count = count_parameters(shape)
+    if scene.config.lora.rank is None or role not in scene.trained:
+        return count
+    more = count_trained(scene, role)
+    return Parameters(all=count.all + more.all, layer=count.layer + more.layer, layers=count.layers)
+
+
 def held_throughout(scene: Scene) -> Bytes:
     """Weights, moments and averages: what one process holds from the first update to the last."""
     parallelism = scene.config.parallelism
-    counts = {role: count_parameters(shape) for role, shape in scene.networks}
     parts: Bytes = {}
-    for role, count in counts.items():
+    for role, _ in scene.networks:
         offloaded = role == "teacher" and parallelism.teacher_cpu_offload
+        count = count_held(scene, role)
         parts[f"{role}: weights"] = FLOAT * (count.root if offloaded else count.all) // scene.shards
     for role in scene.trained:
-        parts[f"{role}{MOMENTS}"] = 2 * FLOAT * counts[role].all // scene.shards
-    parts["generator: EMA"] = FLOAT * counts["generator"].all // scene.shards
+        parts[f"{role}{MOMENTS}"] = 2 * FLOAT * count_trained(scene, role).all // scene.shards
+    parts["generator: EMA"] = FLOAT * count_trained(scene, "generator").all // scene.shards
     if parallelism.kind == "ddp" and scene.world_size > 1:
-        parts["buckets of DDP"] = sum(FLOAT * counts[role].all for role in scene.trained)
+        parts["buckets of DDP"] = sum(FLOAT * count_trained(scene, role).all for role in scene.trained)
     return parts
 
 
@@ -87,13 +130,19 @@ def gathered(scene: Scene) -> int:
     if parallelism.kind == "ddp" or scene.shards == 1:
         return 0
     sizes = []
-    for role, shape in scene.networks:
-        count = count_parameters(shape)
-        layers = GATHERED[parallelism.kind] + (REDUCED if role in scene.trained else 0)
+    for role, _ in scene.networks:
+        count = count_held(scene, role)
+        layers = GATHERED[parallelism.kind]
         if role == "generator" and not parallelism.reshard_after_forward:
             layers += count.layers
-        sizes.append(FLOAT * (count.root + layers * count.layer))
+        reduced = _with_gradient(scene, role).layer if role in scene.trained else 0
+        sizes.append(FLOAT * (count.root + layers * count.layer + REDUCED * reduced))
     return max(sizes)
+
+
+def _with_gradient(scene: Scene, role: str) -> Parameters:
+    """What FSDP makes room for in a gradient: FSDP1, which joins a layer's parameters, for frozen ones too."""
+    return (count_held if scene.config.parallelism.kind == "fsdp1" else count_trained)(scene, role)
 
 
 def unreduced(scene: Scene) -> Bytes:
@@ -111,7 +160,7 @@ def unreduced(scene: Scene) -> Bytes:
     if blocks < 2:
         return {}
     copies = 2 if config.parallelism.kind == "fsdp1" else 1
-    return {"gradients of earlier blocks": copies * FLOAT * count_parameters(dict(scene.networks)["generator"]).all}
+    return {"gradients of earlier blocks": copies * FLOAT * _with_gradient(scene, "generator").all}
 
 
 def moments(scene: Scene) -> list[Moment]:
@@ -121,14 +170,20 @@ def moments(scene: Scene) -> list[Moment]:
     for role in scene.trained:
         parts = _rehearsed(scene, role)
         waiting = unreduced(scene) if role == "generator" else {}
-        found.append(Moment(f"an update of the {role}", {**always, **buffers, **parts, **waiting}))
-    whole = FLOAT * count_parameters(dict(scene.networks)["generator"]).all // scene.shards
+        frozen = _with_gradient(scene, role).all - count_trained(scene, role).all if scene.shards > 1 else 0
+        joined = {"gradients of frozen weights": FLOAT * frozen // scene.shards} if frozen else {}
+        found.append(Moment(f"an update of the {role}", {**always, **buffers, **parts, **waiting, **joined}))
+    whole = FLOAT * count_trained(scene, "generator").all // scene.shards
     copy = {GRADIENTS: whole, "a second copy of the generator": whole}
     found.append(Moment("the average takes the weights' place, or begins", {**always, **copy}))
     kept = sum(size for name, size in always.items() if name.endswith(MOMENTS))
     on_host = scene.config.precision == "bf16"  # then the device is a GPU, and the copy is not on it
     copied = {} if on_host else {"a copy of the moments": kept}
     found.append(Moment("a resume state is saved", {**always, GRADIENTS: whole, **copied}))
+    lora = scene.config.lora
+    if lora.rank is not None and not on_host:
+        merged = FLOAT * adapted_weights(dict(scene.networks)["generator"], lora)
+        found.append(Moment("merged weights are saved", {**always, **copy, "merged weights": merged}))
     return sorted(found, key=lambda moment: -moment.total)
 
 

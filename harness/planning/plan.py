@@ -11,7 +11,7 @@ from harness.config.load import load_params
 from harness.errors import HarnessError
 from harness.planning.advice import remedy
 from harness.planning.compute import DEVICES, Budget, budget
-from harness.planning.memory import Moment, held_throughout, moments
+from harness.planning.memory import Moment, count_trained, held_throughout, moments
 from harness.planning.scene import Scene, build_scene
 from harness.training.parallelism import check_sharding
 
@@ -70,6 +70,11 @@ def _run(scene: Scene) -> Iterable[Line]:
     yield "run", f"{config.method} of {config.model}, {config.precision}"
     yield "networks", f"{networks} (layers × width)"
     yield "clip", f"{config.frames} latent frames of {scene.height}×{scene.width}: {tokens:,} tokens"
+    lora = config.lora
+    if lora.rank is not None:
+        count = sum(count_trained(scene, role).all for role in scene.trained)
+        shared = "; the teacher is the critic's base" if lora.share_teacher else ""
+        yield "adapters", f"rank {lora.rank} on {', '.join(lora.targets)}: {count:,} trained parameters{shared}"
     checkpointing = "on" if parallelism.activation_checkpointing else "off"
     sharded = f" over {scene.shards}" if scene.shards > 1 else ""
     yield "devices", f"{scene.world_size}, {parallelism.kind}{sharded}, activation checkpointing {checkpointing}"

@@ -8,6 +8,7 @@ one call, forward or backward) the bytes are linear in the number of layers.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import nn
 
 from harness.algorithms.updates import Role
 from harness.methods.causal_sft import CausalSFT
-from harness.methods.dmd import DMD
 from harness.methods.draws import Draws
 from harness.methods.sft import SFT
+from harness.methods.shared_teacher import build_dmd
 from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
+from harness.models.lora import add_adapters
 from harness.models.widening import image_channels
 from harness.planning.meter import Bytes, Peak, StorageMeter
 from harness.planning.scene import Scene, position_channels
@@ -75,9 +77,20 @@ def make_batch(scene: Scene, size: int, device: str = "meta") -> dict[str, Any]:
 
 
 def build_networks(scene: Scene, device: str = "meta") -> dict[str, CausalWan]:
-    """Role → network."""
+    """Role → network, with adapters where the run trains these; a teacher that shares the critic's weights is none."""
+    lora = scene.config.lora
     with torch.device(device):
-        return {role: CausalWan(**asdict(shape)) for role, shape in scene.networks}
+        networks = {
+            role: CausalWan(**asdict(shape))
+            for role, shape in scene.networks
+            if role != "teacher" or not lora.share_teacher
+        }
+        if lora.rank is not None:
+            # a layer's own number may be beyond those that are rehearsed: then each layer counts as that one
+            targets = tuple(re.sub(r"^blocks\.\d+\.", "", target) for target in lora.targets)
+            for role in scene.trained:
+                add_adapters(networks[role], evolve(lora, targets=targets), seed=0)
+    return networks
 
 
 def build_method(scene: Scene, networks: Mapping[str, nn.Module]) -> ComposerModel:
@@ -92,7 +105,7 @@ def build_method(scene: Scene, networks: Mapping[str, nn.Module]) -> ComposerMod
             config.rollout.frames_per_block,
             first_frame_given=config.rollout.first_frame_given,
         )
-    return DMD(networks["generator"], networks["critic"], networks["teacher"], config.dmd, config.rollout)
+    return build_dmd(networks["generator"], networks["critic"], networks.get("teacher"), config.dmd, config.rollout)
 
 
 class _Prompter:
@@ -187,7 +200,8 @@ def rehearse(scene: Scene, phase: Role) -> Windows:
         if scene.microbatches > 1:
             prompter.between("start", GRADIENTS)
             for parameter in networks[phase].parameters():
-                parameter.grad = torch.empty_like(parameter)
+                if parameter.requires_grad:
+                    parameter.grad = torch.empty_like(parameter)
         prompter.between("start", BATCH)
         batch, _copied_by_the_trainer = make_batch(scene, scene.share), make_batch(scene, scene.share)
         rows = slice(0, scene.microbatch)

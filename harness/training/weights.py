@@ -32,6 +32,8 @@ def save_weights(network: nn.Module, folder: Path) -> None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=torch.cuda.is_available())
         state: Any = get_model_state_dict(network, options=options) if is_sharded(network) else network.state_dict()
         if dist.get_global_rank() == 0:
+            if has_adapters(inner):  # merging makes a copy, which the device may have no room for
+                state = {name: value.cpu() for name, value in state.items()}
             whole = plain_model(inner, state)
             adapter = updates_in(state, scale_of(inner)) if has_adapters(inner) else None
     if dist.get_global_rank() == 0:

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 
 from harness.models.presets import geometry
-from harness.planning.memory import FSDP, count_parameters, gathered, held_throughout, moments, unreduced
+from harness.planning.memory import (
+    FSDP,
+    count_adapters,
+    count_parameters,
+    gathered,
+    held_throughout,
+    moments,
+    unreduced,
+)
 from harness.planning.rehearsal import build_networks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,3 +104,55 @@ def test_all_of_the_benchmarks_cases():
     tool = benchmark()
     for name, case in tool.CASES.items():
         assert tool.compare(name, case).ratios == pytest.approx((1.0, 1.0), abs=0.1), name
+
+
+LORA = ("lora.rank=2", "lora.alpha=4.0")
+
+
+@pytest.mark.parametrize("targets", ["all", "to_q", "blocks.1.ffn.net.2"])
+def test_with_adapters_only_these_have_moments_and_an_average(small, targets):
+    scene = small("dmd", *LORA, f"lora.targets=[{targets}]", "parallelism.device_microbatch_size=2")
+    plain = {role: count_parameters(shape).all for role, shape in scene.networks}
+    networks = build_networks(scene)
+    adapters = sum(p.numel() for p in networks["critic"].parameters() if p.requires_grad)
+    if targets == "blocks.1.ffn.net.2":  # rehearsed as if each layer had it, counted as it is
+        adapters //= 3
+    parts = held_throughout(scene)
+    assert parts["critic: weights"] == 4 * (plain["critic"] + adapters)
+    assert parts["teacher: weights"] == 4 * plain["teacher"]
+    assert parts["generator: Adam moments"] == 8 * adapters
+    assert parts["generator: EMA"] == 4 * adapters
+    found = {moment.when: moment for moment in moments(scene)}
+    assert found["a resume state is saved"].parts["a copy of the moments"] == 16 * adapters
+    update = found["an update of the generator"].parts
+    assert update["gradients"] == 4 * sum(p.numel() for p in networks["generator"].parameters() if p.requires_grad)
+    shape = scene.networks[0][1]
+    linear = sum(m.weight.numel() for n, m in networks["generator"].named_modules() if n.endswith("base_layer"))
+    merged = found["merged weights are saved"].parts["merged weights"]
+    assert merged == 4 * linear // (3 if targets == "blocks.1.ffn.net.2" else 1)
+    assert count_adapters(shape, scene.config.lora).all == adapters
+
+
+def test_a_shared_teacher_is_not_held_and_the_rest_stays(small):
+    own, shared = (small("dmd", *LORA, f"lora.share_teacher={share}") for share in ("false", "true"))
+    assert "teacher" not in build_networks(shared)
+    teacher = 4 * count_parameters(shared.networks[2][1]).all
+    assert held_throughout(own) == {**held_throughout(shared), "teacher: weights": teacher}
+    before, after = ({m.when: m.total for m in moments(scene)} for scene in (own, shared))
+    for when, total in before.items():
+        assert total - after[when] == pytest.approx(teacher, rel=0.02), when
+
+
+def test_fsdp1_makes_room_for_the_gradients_of_frozen_weights(small):
+    settings = (*LORA, "rollout.gradient_frames=3")
+    one, two = (small("dmd", *settings, f"parallelism.kind=fsdp{number}", world_size=2) for number in (1, 2))
+    count, adapters = (
+        count_parameters(one.networks[0][1]),
+        count_adapters(one.networks[0][1], one.config.lora),
+    )
+    found = [{m.when: m.parts for m in moments(scene)}["an update of the critic"] for scene in (one, two)]
+    assert found[0]["gradients of frozen weights"] == 4 * count.all // 2
+    assert "gradients of frozen weights" not in found[1]
+    layer = count.layer + adapters.layer
+    assert gathered(one) == 4 * (count.root + 4 * layer)
+    assert gathered(two) == 4 * (count.root + 3 * layer + 2 * adapters.layer)
