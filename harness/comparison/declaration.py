@@ -12,7 +12,7 @@ from attrs.validators import and_, ge, gt, in_, lt, min_len, optional
 
 from harness.config.documents import read_yaml
 from harness.config.load import load_params, resolve_target, split_target
-from harness.config.metrics import METRICS
+from harness.config.metrics import METRICS, OF_LONG_CLIPS
 from harness.config.schema import RunConfig
 from harness.config.structure import Problem, refusal, structure, suggest, unknown_key
 from harness.errors import HarnessError
@@ -28,10 +28,6 @@ BASELINES: dict[str, tuple[str, ...]] = {
 }
 SHOWN = ("real", "teacher", "given")  # names of columns and curves beside the arms
 TEACHERS = ("teacher", "teacher_i2v")  # targets whose cards have the full teacher and the cut one
-OF_LONG_CLIPS = (
-    "long_fvd", "long_caption_accuracy", "long_motion_accuracy", "long_identity", "long_ink", "long_saturation",
-    "fvd_drift", "switch_delay", "switch_obeyed", "switch_identity", "long_cache",
-)  # fmt: skip  # on the cards of students and of what they start from
 
 
 def _teachers(instance: Any, attribute: Any, value: Any) -> None:

@@ -36,7 +36,7 @@ def long_video(results: Results) -> dict[str, Any] | None:
         **({"switch": switch} if switch else {}),
         "cache": {
             arm: {
-                "frame": block_ends(first["frames"], len(of[min(of)]["cache_mib"]), _frames_per_block(results, arm)),
+                "frame": block_ends(first["frames"], len(of[min(of)]["cache_mib"]), *_blocks_of(results, arm)),
                 "mib": {seed: block["cache_mib"] for seed, block in of.items()},
             }
             for arm, of in students.items()
@@ -50,10 +50,12 @@ def by_segment(segments: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {name: [segment[name] for segment in segments] for name in segments[0] if all(name in s for s in segments)}
 
 
-def block_ends(frames: int, blocks: int, frames_per_block: int) -> list[int]:
-    """Pixel frames that a video has after each of its blocks; only the last one may be shorter."""
+def block_ends(frames: int, blocks: int, frames_per_block: int, given: int = 0) -> list[int]:
+    """Pixel frames that a video has after each block that was made, behind `given` latent frames; only the last block
+    may be shorter.
+    """
     latent = 1 + (frames - 1) // TEMPORAL
-    return [1 + TEMPORAL * (min((i + 1) * frames_per_block, latent) - 1) for i in range(blocks)]
+    return [1 + TEMPORAL * (min(given + (i + 1) * frames_per_block, latent) - 1) for i in range(blocks)]
 
 
 def _blocks(arms: Mapping[str, Mapping[int, Result]], model: str) -> dict[str, dict[str, Block]]:
@@ -96,5 +98,7 @@ def _switch(first: Block, students: Mapping[str, Mapping[str, Block]]) -> dict[s
     return {**{key: first["switch"][key] for key in ("at", "frame", "delay_cap")}, "obeyed": obeyed}
 
 
-def _frames_per_block(results: Results, arm: str) -> int:
-    return next(iter(results.arms[arm].values())).cards["models"]["student"]["sampler"]["frames_per_block"]
+def _blocks_of(results: Results, arm: str) -> tuple[int, int]:
+    """Latent frames of a block, and given ones before the first."""
+    rollout = next(iter(results.arms[arm].values())).manifest["config"]["rollout"]
+    return rollout["frames_per_block"], int(rollout["image_conditioning"] in ("first_latent", "both"))

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from harness.comparison.tables import level_metric
-from harness.config.metrics import METRICS, STATIC_COLLAPSE_ALARM
+from harness.config.metrics import METRICS, OF_LONG_CLIPS, STATIC_COLLAPSE_ALARM
 
 Comparison = Mapping[str, Any]
 GROUPS = {
@@ -121,6 +121,16 @@ def level(comparison: Comparison) -> str:
     """The metric that students and baselines are compared on."""
     metrics = [metric["name"] for metric in comparison["metrics"]]
     return level_metric(comparison["primary"], metrics, comparison["models"])
+
+
+def level_in_words(comparison: Comparison) -> str:
+    """What is to be known of that metric, in brackets; nothing where every baseline has it."""
+    metric = level(comparison)
+    if metric in OF_LONG_CLIPS:
+        return " (only the students and what they start from make long clips)"
+    if metric != comparison["primary"]:
+        return " (the primary metric is measured against a model’s own teacher, so no baseline has it)"
+    return ""
 
 
 def own_teachers(comparison: Comparison) -> list[Mapping[str, Any]]:

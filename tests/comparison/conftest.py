@@ -43,6 +43,11 @@ PARAMS = {
             "evaluation": {},
             "run": RUN,
             "i2v": {"model": "tiny-i2v", "teacher": "checkpoints/teacher_i2v"},
+            "long": {
+                "evaluate_frames": 36,
+                "rollout": {"window": 9, "sink": 3, "rope": "relative"},
+                "long_tuning": {"enabled": True, "max_frames": 36, "min_new_frames": 9},
+            },
         }
     },
 }
@@ -224,7 +229,7 @@ class World:
                 clips.append(f"clips/{name}_{k}.webp")
             cards["models"][name] = {
                 "label": name.replace("_", " "),
-                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2, "frames_per_block": 3},
+                "sampler": {"kind": "few_step", "steps": 2, "cfg_scale": 1.0, "forwards": 2},
                 "metrics": {**metrics(fvd), **(of_image(fvd) if image else {}), **(more or {}).get(name, {})},
                 "by_frame": {"identity": [1.0 - fvd / 500 - 0.002 * f for f in range(33)]},
                 "denoiser_forwards_per_video": forwards,
@@ -253,6 +258,25 @@ class World:
                 init = long_block(60.0 + seed, 20.0)
                 for model, block in (("student", student), ("init", init)):
                     self.edit(f"{name}/{arm}/seed{seed}/cards.json", lambda card, m=model, b=block: add(card, m, b))
+
+    def write_sink(self, distances: dict[str, list[float]], start: float = 95.0) -> None:
+        """The runs of the experiment `sink`: `distances` are those at the end of long clips, seed by seed."""
+
+        def metrics_of(value: float) -> dict:
+            found = {"long_fvd": value, "long_identity": 1 - value / 500, "long_ink": 1.0, "fvd_drift": value - 50.0}
+            return {name: {"value": v, "low": v - 0.5, "high": v + 0.5} for name, v in found.items()}
+
+        for arm, values in distances.items():
+            for seed, value in enumerate(values):
+                self.write(
+                    f"sink/{arm}/seed{seed}",
+                    {"student": (51.0 + seed, 6), "init": (52.0 + seed, 6)},
+                    parents=["teacher", f"two_stage_vs_one_stage/two_stage/seed{seed}"],
+                    flops=200.0,
+                    curve=(52.0 + seed, 51.0 + seed),
+                    more={"student": metrics_of(value), "init": metrics_of(start + seed)},
+                )
+        self.write_long("sink", {"sink": 1.0, "no_sink": 10.0})
 
     def _manifest(self, target: str, parents: list[str], flops: float) -> dict:
         config = to_dict(resolve_target(target, self.root))

@@ -1,6 +1,7 @@
 import pytest
+from attrs import evolve
 
-from harness.comparison.declaration import check_budget, load_declaration
+from harness.comparison.declaration import MetricUse, check_budget, check_long, load_declaration
 from harness.config.load import resolve_target
 from harness.errors import HarnessError
 
@@ -159,3 +160,51 @@ def test_smallest_effect_comes_from_the_nearest_place(world):
     assert declaration.smallest_effect("fvd", declaration.hypotheses[1]) == 2.0
     assert declaration.smallest_effect("recall") == 0.05
     assert declaration.smallest_effect("conditional_distance") == 0.0
+
+
+LONG = ("long_tuning", "sink", "window_memory")
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_shipped_declarations_on_long_video_are_right(world, name):
+    declaration = load_declaration(name, world.root)
+    assert len(declaration.seeds) >= 3
+    assert len(declaration.arms) == 2
+
+
+def test_metrics_of_long_clips_need_a_long_evaluation(world):
+    told = refused(world, lambda d: d["fixed"].update(evaluate_frames=None), "sink")
+    assert "metrics.long_fvd: is measured on long clips, but arm sink has `evaluate_frames: null`; give" in told
+    assert "but arm no_sink has `evaluate_frames: null`" in told
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"),
+    [
+        ({"evaluate_frames": 36}, "arm bidirectional has `rollout.attention: bidirectional`, which cannot go beyond"),
+        ({"evaluate_frames": 36, "method": "sft"}, "arm causal trains with `method: sft`, and only students"),
+    ],
+)
+def test_only_causal_students_have_a_long_evaluation(world, fixed, expected):
+    declaration = load_declaration("causal_vs_bidirectional", world.root)
+    configs = {arm: resolve_target(declaration.target(arm, 0), world.root) for arm in declaration.arms}
+    long = evolve(declaration, metrics={**declaration.metrics, "long_ink": MetricUse(role="secondary")})
+    told = check_long(long, {arm: evolve(config, **fixed) for arm, config in configs.items()})
+    assert expected in "; ".join(text for _, text in told)
+    assert {place for place, _ in told} == {"metrics.long_ink"}
+    assert len(told) == (2 if "method" in fixed else 1)
+    assert check_long(declaration, configs) == []
+
+
+@pytest.mark.parametrize("than", ["cut_teacher", "causal_sft"])
+def test_what_makes_no_long_clips_is_nothing_to_be_held_against(world, than):
+    def change(d):
+        d["hypotheses"][0].update(than=than)
+
+    expected = f"hypotheses.0.metric: `long_fvd` is measured on long clips, which `{than}` makes none of"
+    assert expected in refused(world, change, "sink")
+
+
+def test_own_init_and_arms_are_held_against_on_long_clips(world):
+    world.edit_declaration(lambda d: d["hypotheses"][0].update(than="own_init"), "sink")
+    assert load_declaration("sink", world.root).hypotheses[0].than == "own_init"

@@ -164,3 +164,24 @@ def test_ways_to_give_the_image_reach_verdicts(image_world):
     assert found["both_beat_channels"]["on"]["teraflops"]["outcome"] == "supported"
     assert found["both_beat_the_cut_teacher"]["against"] == "teacher_cut_cfg"
     assert found["both_beat_the_cut_teacher"]["on"]["updates"]["gains"] == pytest.approx([28.0, 27.5, 27.0])
+
+
+def test_long_clips_are_judged_between_arms_and_against_the_own_init(world):
+    world.edit_declaration(lambda d: d["hypotheses"][1].update(than="own_init"), "sink")
+    world.write_sink({"sink": [60.0, 61.0, 62.5], "no_sink": [80.0, 82.0, 82.0]})
+    found = verdicts(world, "sink")
+    on = found["a_sink_beats_none"]["on"]
+    assert on["updates"]["gains"] == pytest.approx([20.0, 21.0, 19.5])
+    assert on["updates"]["outcome"] == "supported"
+    assert on["teraflops"]["reason"] == "long_fvd was not measured during training"
+    own = found["a_sink_keeps_identity"]
+    assert (own["against"], own["on"]["updates"]["outcome"]) == ("init", "supported")
+    assert own["on"]["updates"]["gains"] == pytest.approx([35 / 500, 35 / 500, 34.5 / 500])
+
+
+def test_an_arm_that_goes_on_worse_than_it_started_is_told(world):
+    world.edit_declaration(lambda d: d["hypotheses"][0].update(than="own_init"), "sink")
+    world.write_sink({"sink": [99.0, 100.0, 101.5], "no_sink": [80.0, 82.0, 82.0]})
+    on = verdicts(world, "sink")["a_sink_beats_none"]["on"]["updates"]
+    assert on["outcome"] == "not supported"
+    assert on["gain"]["value"] == pytest.approx(-(4.0 + 4.0 + 4.5) / 3)

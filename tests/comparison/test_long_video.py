@@ -52,8 +52,20 @@ def test_cache_by_length_of_the_video(long_world):
     assert cache["two_stage"]["mib"]["0"][-1] == pytest.approx(0.9)
 
 
+def test_a_given_frame_is_before_the_first_block(long_world):
+    for seed in (0, 1, 2):
+        long_world.edit(
+            f"{NAME}/one_stage/seed{seed}/manifest.json",
+            lambda m: m["config"]["rollout"].update(image_conditioning="both"),
+        )
+    cache = long_of(long_world)["cache"]
+    assert (cache["one_stage"]["frame"][0], cache["two_stage"]["frame"][0]) == (13, 9)
+
+
 def test_the_last_block_may_be_shorter():
     assert block_ends(141, 8, 5) == [17, 37, 57, 77, 97, 117, 137, 141]
+    assert block_ends(141, 12, 3, given=1)[:2] == [13, 25]
+    assert block_ends(141, 12, 3, given=1)[-2:] == [133, 141]
 
 
 def test_what_cannot_be_measured_is_absent(long_world):

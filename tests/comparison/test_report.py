@@ -298,6 +298,18 @@ def test_long_clips_have_a_section_of_their_own(long_built, built):
     assert "Beyond the training length" not in pages(built)[f"reports/{NAMES[0]}.html"].decode()
 
 
+def test_a_page_whose_primary_metric_is_of_long_clips(world):
+    world.write_sink({"sink": [60.0, 61.0, 62.5], "no_sink": [80.0, 82.0, 82.0]})
+    compare.main("sink", world.root)
+    page = report.main(world.root).with_name("sink.html").read_text()
+    text = words(page)
+    assert "Fréchet video distance at the end of a long clip" in text
+    assert "(only the students and what they start from make long clips)" in text
+    assert "its own init 34.8" in text
+    assert "What all start from" in words(section(page, "long"))
+    assert (world.root / "reports" / "images" / "sink_clips.webp").is_file()
+
+
 def test_rebuild_with_long_clips_is_byte_identical(long_built, tmp_path):
     world = long_built.copy(tmp_path / "again")
     before = pages(world)

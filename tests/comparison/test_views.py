@@ -65,3 +65,14 @@ def test_a_teacher_in_words():
     text = "teacher_i2v (of Second): 9 TFLOP, 60 device seconds, after teacher"
     assert views.teacher_in_words({"arms": ARMS}, teacher) == text
     assert views.teacher_in_words({"arms": ARMS}, {**teacher, "after": []}) == text.removesuffix(", after teacher")
+
+
+def test_the_level_in_words():
+    def told(primary: str, *init: str) -> str:
+        model = {"model": "init", "metrics": {name: {} for name in init}}
+        metrics = [{"name": name} for name in (primary, "fvd")]
+        return views.level_in_words({"primary": primary, "metrics": metrics, "models": [model]})
+
+    assert told("fvd", "fvd") == ""
+    assert "only the students and what they start from" in told("long_fvd", "long_fvd", "fvd")
+    assert "against a model’s own teacher" in told("fvd_gap", "fvd")
