@@ -157,12 +157,12 @@ class Stream:
         way = self.config.on_switch
         if way == "keep" or not self._made:
             return
-        again = () if way == "clear" else self._to_run_again(beside_sink=way == "recache_keep_sink")
+        again = self._to_run_again(beside_sink=way == "recache_keep_sink")
         if way != "recache_keep_sink":
             self.cache.reset()
         elif self.frames > self.config.sink:
             self.cache.rewind(again[0].start)
-        for made in again:
+        for made in again if way != "clear" else ():
             self._write(model, made, rng)
 
     def last(self, frames: int) -> Tensor:
