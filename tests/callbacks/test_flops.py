@@ -1,12 +1,16 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.callbacks.flops import DenoiserCost, causal_pairs
+from harness.config.schema import LoRAConfig
 from harness.models.attention import block_bounds
 from harness.models.causal_wan import CausalWan
 from harness.models.kv_cache import KVCache
+from harness.models.lora import adapters_off, add_adapters
 
 FRAMES, ROWS, TEXT = 4, 4, 5
 
@@ -63,6 +67,17 @@ def test_counts_what_torch_counts(network, kind):
     if kind == "teacher forcing":
         kwargs["clean_hidden_states"] = torch.randn_like(kwargs["hidden_states"])
     assert DenoiserCost(network).of((), kwargs) == pytest.approx(measured(network, **kwargs), rel=0.01)
+
+
+def test_adapters_count_unless_they_are_off(network):
+    adapted, kwargs = copy.deepcopy(network), arguments()
+    add_adapters(adapted, LoRAConfig(rank=5, alpha=5.0), 0)
+    on, off = DenoiserCost(adapted), DenoiserCost(adapted, adapters=False)
+    assert on.of((), kwargs) == pytest.approx(measured(adapted, **kwargs), rel=0.01)
+    assert off.of((), kwargs) == DenoiserCost(network).of((), kwargs)
+    with adapters_off(adapted):
+        assert off.of((), kwargs) == pytest.approx(measured(adapted, **kwargs), rel=0.01)
+    assert on.of((), kwargs) > 1.2 * off.of((), kwargs)
 
 
 @torch.no_grad()
