@@ -27,6 +27,18 @@ def test_what_can_be_changed(small):
     assert {"parallelism.shard_degree=null", "parallelism.reshard_after_forward=true"} <= set(found)
 
 
+def test_a_teacher_may_be_shared_where_there_are_adapters(small):
+    lora, word = ("lora.rank=2", "lora.alpha=2.0"), "lora.share_teacher=true"
+    scene = small("dmd", *lora, world_size=2)
+    change = next(change for change in exact_changes(scene) if change.words == word)
+    assert change.apply(scene).config.lora.share_teacher
+    assert peak(change.apply(scene)) < peak(scene)
+    shared = words(exact_changes(small("dmd", *lora, word, world_size=2)))
+    assert not any(word in text or "teacher_cpu_offload" in text for text in shared)
+    for settings in ((), (*lora, "critic=elsewhere")):
+        assert word not in words(exact_changes(small("dmd", *settings, world_size=2)))
+
+
 def test_other_changes(small):
     found = words(other_changes(small("dmd", frames=21, batch=4)))
     assert found[:2] == ["--gpus 2", "--gpus 4"]

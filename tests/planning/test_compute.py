@@ -31,6 +31,7 @@ def counted(works):
         ("sft", ()),
         ("causal_sft", ()),
         ("dmd", ("rollout.exit_step=last", "rollout.window=4")),
+        ("dmd", ("rollout.exit_step=last", "lora.rank=2", "lora.alpha=2.0", "lora.share_teacher=true")),
         (
             "dmd",
             (
