@@ -6,22 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from attrs import frozen
 from torch import nn
 
-from harness.config.metrics import OF_IMAGES
+from harness.config.metrics import OF_IMAGES, OF_LONG_CLIPS
 from harness.config.schema import RunConfig
 from harness.data.mds import load_split
 from harness.errors import HarnessError
 from harness.evaluation.bench import Bench
+from harness.evaluation.continued import segment_references
 from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluators
+from harness.evaluation.long_clips import LongBench, long_frames
 from harness.evaluation.own_teacher import teacher_motion
 from harness.evaluation.panel import ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch, rollout_of
+from harness.evaluation.segments import segment_spans
 from harness.evaluation.stored import measure_stored, pooled_texts
 from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
+from harness.models.reference_latent import factors
 from harness.seeding import seed_for
 
+MEASURED_LONG = tuple(name for name in OF_LONG_CLIPS if not name.startswith("switch_") and name != "long_cache")
 SFT_STEPS = 4  # of the ODE: few, because a monitor ranks checkpoints and is not the card
 SFT_CFG_SCALE = 2.5
 SHOWN = 4  # clips that are kept for people to see
@@ -44,6 +50,7 @@ LOGGED = (
     "first_frame_ssim",
     "image_identity",
     "late_motion",
+    *MEASURED_LONG,
 )
 
 
@@ -57,6 +64,14 @@ def sampler_for(run: RunConfig) -> Sampler:
     if run.method == "sft":
         return Sampler(kind="euler", rollout=run.rollout, steps=SFT_STEPS, cfg_scale=SFT_CFG_SCALE)
     return Sampler.few_step(rollout_of(run))
+
+
+@frozen(kw_only=True, eq=False)
+class LongReference:
+    """Long clips of `frames` latent frames are measured too, against real clips at the place of each segment."""
+
+    frames: int
+    references: list[ClipSet]
 
 
 class Monitor:
@@ -81,6 +96,7 @@ class Monitor:
         shape: tuple[int, int, int, int],
         batch_size: int,
         precision: str = "fp32",
+        long: LongReference | None = None,  # where long clips are measured too
     ):
         self.evaluators, self.vae, self.prompts, self.sampler, self.shape = evaluators, vae, prompts, sampler, shape
         self.batch_size, self.precision = batch_size, precision
@@ -88,6 +104,7 @@ class Monitor:
         self.shown = np.empty((0, 1, 1, 1, 3), np.uint8)  # first clips of the last call, `[N, F, H, W, 3]`
         self.reference, self.latent_mean, self.latent_std = reference, latent_mean, latent_std
         self.teacher_motion = teacher_motion
+        self.long = long
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -113,10 +130,11 @@ class Monitor:
                 video = decode_latents(bench.vae, made)
                 shown += list(to_pixels(video[: SHOWN - len(shown)]))
                 measured.append(bench.measure(start, video))
+            further = {} if self.long is None else self._long_values(bench, model, self.long)
         finally:
             model.train(training)
         self.shown = np.stack(shown)
-        values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference)
+        values = measure_values(bench.clip_set(Measurements.cat(measured)), self.reference) | further
         kept = {name: values[name] for name in LOGGED if name in values}
         if self.teacher_motion:
             kept["static_collapse"] = values["late_motion"] / self.teacher_motion
@@ -126,6 +144,10 @@ class Monitor:
             "latent_std_ratio": float(sampled.std()) / spread,  # above 1: saturation
         }
 
+    def _long_values(self, bench: Bench, model: nn.Module, long: LongReference) -> dict[str, float]:
+        made = LongBench(bench=bench, frames=long.frames, references=long.references)
+        return made.run(model, self.sampler.rollout, "Monitor").segments.summary()
+
 
 def _check_metric(run: RunConfig, has_teacher: bool) -> None:
     """Raise HarnessError if `monitor.metric` is one that this run's clips do not have."""
@@ -134,6 +156,10 @@ def _check_metric(run: RunConfig, has_teacher: bool) -> None:
         why = "it is measured against a given image (rollout.image_conditioning)"
     elif metric == "fvd_gap":
         why = "it is known of finished runs only"
+    elif metric in OF_LONG_CLIPS and metric not in MEASURED_LONG:
+        why = "it is measured by `python -m harness evaluate` only"
+    elif metric in OF_LONG_CLIPS and long_frames(run) is None:
+        why = "it is measured on long clips: it takes a causal student and evaluate_frames"
     elif metric == "static_collapse" and not has_teacher:
         why = f"there is no card of the teacher {run.teacher} to measure it against: run `python -m harness evaluate`"
     if why is not None:
@@ -169,9 +195,10 @@ def build_monitor(
         attributes=stored["attributes"],
         text=None if evaluators.geometry.has_digits else pooled_texts(stored["text"]),
     )
+    vae = load_vae(Path(encoders_folder) / "vae")
     return Monitor(
         evaluators=evaluators,
-        vae=load_vae(Path(encoders_folder) / "vae"),
+        vae=vae,
         prompts=prompts,
         reference=reference,
         latent_mean=float(stored["latent"].astype(np.float32).mean()),
@@ -181,4 +208,16 @@ def build_monitor(
         shape=latent_shape(data, run_config.frames),
         batch_size=run_config.monitor.batch_size,
         precision=run_config.precision,
+        long=_long_reference(run_config, evaluators, vae, reference),
     )
+
+
+def _long_reference(run: RunConfig, evaluators: Evaluators, vae: VAE, reference: ClipSet) -> LongReference | None:
+    """What long clips are measured against; None unless the best weights are chosen by them: they cost more than all
+    the rest.
+    """
+    frames = long_frames(run)
+    if frames is None or run.monitor.metric not in MEASURED_LONG:
+        return None
+    spans = segment_spans(frames, run.frames, factors(vae)[1])
+    return LongReference(frames=frames, references=segment_references(evaluators, reference, spans))

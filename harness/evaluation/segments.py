@@ -99,6 +99,12 @@ class Segmented:
         means = {name: float(value.mean()) for name, value in self.per_clip(segment).items()}
         return means if distance is None else {"fvd": distance, **means}
 
+    def summary(self) -> dict[str, float]:
+        """The metrics of `estimates` without intervals: what a training monitor logs."""
+        last = len(self.spans) - 1
+        values = {f"long_{name}": value for name, value in self.values(last).items() if name != "rigid_error"}
+        return self._distances(np.arange(len(self.clips[last]))) | values
+
     def estimates(self) -> dict[str, Estimate]:
         """The card's metrics of the last segment, and the drift from the first to it, with intervals over clips."""
         last = len(self.spans) - 1

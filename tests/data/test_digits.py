@@ -36,6 +36,12 @@ def test_whole_pixel_motion_is_exact(moves):
         assert np.abs(video[frame] - wanted).max() <= 1  # rounding to 8 bits
 
 
+def test_a_clip_goes_on_as_long_as_one_likes():
+    whole = render(RIGHT, frames=60, height=24, width=24)
+    assert np.array_equal(render(RIGHT, frames=9, height=24, width=24, start=40), whole[40:49])
+    assert not np.array_equal(whole[40:49], whole[:9])
+
+
 def test_slow_motion_is_half_a_pixel_per_frame():
     slow, quick = gray(evolve(RIGHT, speed="slowly")), gray(RIGHT)
     assert np.abs(slow[::2][:12] - quick[:12]).max() <= 1

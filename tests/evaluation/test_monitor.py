@@ -10,7 +10,7 @@ from harness.config.metrics import OF_IMAGES
 from harness.data.mds import load_split
 from harness.errors import HarnessError
 from harness.evaluation.evaluators import load_evaluators
-from harness.evaluation.monitor import build_monitor, sampler_for
+from harness.evaluation.monitor import MEASURED_LONG, build_monitor, sampler_for
 from harness.io import write_json
 from harness.models.checkpoint import load_model
 from harness.models.codec import from_pixels
@@ -248,6 +248,8 @@ def test_a_teacher_that_stands_still_is_no_measure(root, tmp_path):
         ("fvd_gap", "of finished runs only"),
         ("image_identity", "against a given image"),
         ("static_collapse", "no card of the teacher checkpoints/teacher"),
+        ("long_fvd", "a causal student and evaluate_frames"),
+        ("switch_delay", "harness evaluate` only"),
     ],
 )
 def test_what_this_run_does_not_measure_cannot_choose_its_best_weights(root, tmp_path, metric, why):
@@ -259,3 +261,23 @@ def test_what_it_measures_can(image_root, tmp_path):
     monitor_with_card(tmp_path, image_root, "pictured/both/seed0", late_motion=1.0, metric="image_identity")
     (tmp_path / "b").mkdir()
     monitor_with_card(tmp_path / "b", image_root, "pictured/both/seed0", late_motion=1.0, metric="static_collapse")
+
+
+def test_long_clips_are_measured_where_they_choose_the_best_weights(root, student):
+    run = evolve(resolve_target("toy/low/seed0", root), evaluate_frames=6)
+
+    def values(metric: str) -> dict[str, float]:
+        monitor = build_monitor(
+            evolve(run, monitor=evolve(run.monitor, metric=metric)),
+            data_folder=root / "data/encoded",
+            evaluators_folder=root / "checkpoints/evaluators",
+            encoders_folder=root / "checkpoints/encoders",
+        )
+        return monitor(load_model(root / "checkpoints/toy/low/seed0/model").train())
+
+    short, long = values("fvd"), values("long_fvd")
+    assert set(long) - set(short) == set(MEASURED_LONG)
+    assert {name: long[name] for name in short} == short
+    assert all(math.isfinite(long[name]) for name in MEASURED_LONG)
+    assert long["fvd_drift"] == pytest.approx(long["long_fvd"] - long["fvd"], abs=1e-3)  # the first segment is the clip
+    assert values("long_identity") == long
