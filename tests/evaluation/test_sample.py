@@ -8,7 +8,8 @@ from image_project import FRAMES, SIZE, make_project, photo, target
 
 from harness.errors import HarnessError
 from harness.evaluation import sample as sample_module
-from harness.evaluation.sample import choose_sampler, file_name, main, output_paths, parser, sample
+from harness.evaluation.sample import main, sample
+from harness.evaluation.sample_call import choose_sampler, file_name, output_paths, parser
 from harness.pipeline import CausalWanPipeline
 
 
@@ -43,6 +44,13 @@ def test_longer_than_trained_and_seeded(root, tmp_path):
     assert first.read_bytes() != other.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["teacher", "causal_sft/seed0", "toy/low/seed0"])
+def test_any_number_of_frames_is_made(root, tmp_path, name):
+    for frames in (8, 11):
+        path = run(root, name, "a red 7", "--frames", str(frames), "--out", str(tmp_path / f"{frames}.webp"))[0]
+        assert len(frames_of(path)) == frames
+
+
 def test_unknown_words_are_warned_of(root, tmp_path, capsys):
     run(root, "toy/low/seed0", "a purple giraffe", "--out", str(tmp_path))
     assert "2 of its words were in no training caption" in capsys.readouterr().out
@@ -55,8 +63,11 @@ def test_unknown_words_are_warned_of(root, tmp_path, capsys):
         (("teacher", "--steps", "0"), "--steps 0: expected 1"),
         (("teacher", "--cfg-scale", "0.5"), "--cfg-scale 0.5: expected at least 1"),
         (("teacher", "--number", "0"), "--number 0"),
-        (("teacher", "--frames", "0"), r"--frames 0: expected 1 \+ 4k"),
-        (("teacher", "--frames", "8"), r"--frames 8: expected 1 \+ 4k frames of video, such as 5 or 9"),
+        (("teacher", "--frames", "0"), "--frames 0: expected at least 1 frame"),
+        (("teacher", "--window", "3"), "--window: teacher makes whole clips, without a cache"),
+        (("toy/low/seed0", "--sink", "2", "--window", "2"), "rollout.sink: must be below the window"),
+        (("toy/low/seed0", "--window", "0"), "window: must be"),
+        (("teacher", "--prompt", "0: a red 7"), 'prompt "a red 7": others begin with a frame'),
         (("teacher", "--image", "photo.png"), "teacher makes video from text alone"),
         (("toy/high/seed0",), "checkpoints/toy/high/seed0/model"),
         (("teacher", "--weights", "no/such/folder"), "--weights no/such/folder: no model there"),
