@@ -66,6 +66,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "harness.data.prompts:main", "encode a list of prompts, for sampling or distillation without clips"
         ),
         "sample": Verb("harness.evaluation.sample:main", "make videos from captions with a target's generator"),
+        "interactive": Verb(
+            "harness.interactive.verb:main", "a video that goes on and does what one types; --web: on a local page"
+        ),
         "import": Verb("harness.formats.importing:main", "a Wan, Self-Forcing or LongLive checkpoint → a model folder"),
         "export": Verb("harness.formats.exporting:main", "a model → diffusers, Wan, ComfyUI or Self-Forcing's format"),
     },
