@@ -70,7 +70,7 @@ def choose(names: Sequence[str], targets: Iterable[str]) -> list[str]:
 
 
 def add_adapters(network: nn.Module, config: LoRAConfig, seed: int) -> None:
-    """Put adapters into a network and freeze the rest; what it computes does not change.
+    """Put adapters into a network; what it computes does not change. peft freezes the rest.
 
     config   of a run with a rank
     seed     of the random A; the global random state stays as it was
@@ -80,7 +80,6 @@ def add_adapters(network: nn.Module, config: LoRAConfig, seed: int) -> None:
     """
     assert config.rank is not None
     names = choose(linear_names(network), config.targets)
-    network.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names)  # type: ignore[arg-type]
