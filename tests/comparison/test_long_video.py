@@ -45,6 +45,11 @@ def test_an_arm_that_lacks_it_is_left_out(world):
     assert long["common_init"] is False
 
 
+def test_an_arm_needs_it_for_every_seed(long_world):
+    long_world.edit(f"{NAME}/two_stage/seed1/cards.json", lambda card: card["models"]["student"].pop("long"))
+    assert list(long_of(long_world)["segments"]["student"]) == ["one_stage"]
+
+
 def test_cache_by_length_of_the_video(long_world):
     cache = long_of(long_world)["cache"]
     assert cache["one_stage"]["frame"] == [9, 21, 33, 45, 57, 69, 81, 93, 105, 117, 129, 141]
