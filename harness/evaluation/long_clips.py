@@ -99,7 +99,7 @@ class LongBench:
             clips = range(first, min(first + bench.batch_size, len(bench.prompts)))
             batch = _Batch(self, model, config, clips)
             parts.append([bench.evaluators.measure(video) for video in cut(batch.frames(shown), self.spans)])
-            if self.switched is not None:
+            if self.switched is not None and self.switch_at(config):
                 over.append(batch.over_the_switch(self.switched))
             cache = batch.cache_mib
             progress.advance(len(clips))
@@ -163,7 +163,7 @@ class _Batch:
             until_switch.append(stream.give_first(torch.empty(0, device=self.bench.device)).float())
             yield until_switch[-1]
         for start, end in generated_spans(self.long.frames, self.config):
-            if start == self._switch_at and self.long.switched is not None:
+            if start == self._switch_at and until_switch and self.long.switched is not None:
                 self._fork = _Fork(stream.state_dict(), torch.cat(until_switch, dim=2))
             latents = self._make(stream, start, end, rng)
             self.cache_mib.append(stream.cache.num_bytes / len(self.clips) / MIB)

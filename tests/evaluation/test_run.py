@@ -1,9 +1,12 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from attrs import evolve
 from PIL import Image
 
 from harness.config.load import resolve_target
@@ -14,7 +17,8 @@ from harness.errors import HarnessError
 from harness.evaluation import run as module
 from harness.evaluation.fit_evaluators import main as fit
 from harness.evaluation.prompts import fixed_prompts
-from harness.evaluation.run import entries, evaluate
+from harness.evaluation.run import entries, evaluate, switched_prompts
+from harness.evaluation.switching import TURNED
 from harness.io import read_json
 
 TARGETS = ("teacher", "causal_sft/seed0", "toy/low/seed0")
@@ -319,3 +323,123 @@ def test_other_images_and_another_order_are_another_protocol():
     sums = [module._sums(images)["sha256"] for images in ([one, two], [two, one], [one, one])]
     assert len(set(sums)) == 3
     assert module._sums([one.copy(), two.copy()])["sha256"] == sums[0]
+
+
+UNTURNED = {new: old for old, new in TURNED.items()}
+LONG = 7  # latent frames; a training clip has 3
+
+
+def project(root, folder, **run):
+    """A project that shares its files with `root`, whose runs are set otherwise."""
+    for part in ("data", "checkpoints", "experiments"):
+        (folder / part).symlink_to(root / part)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["presets"]["small"]["run"] |= run
+    params["presets"]["small"]["evaluation"] |= {"long_clips": 12}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_card(root, tmp_path_factory) -> tuple[dict, Path]:
+    folder = project(root, tmp_path_factory.mktemp("long"), evaluate_frames=LONG)
+    evaluate("toy/low/seed0", folder)
+    results = folder / "results/toy/low/seed0"
+    return read_json(results / "cards.json"), results
+
+
+def test_a_causal_student_and_its_init_are_evaluated_long(long_card, cards):
+    card, _ = long_card
+    short = cards["toy/low/seed0"]
+    assert card["protocol"] == short["protocol"]  # a teacher's card has no long clips, and still compares
+    for name, model in card["models"].items():
+        others = {
+            metric: e for metric, e in model["metrics"].items() if metric not in (*OF_LONG_CLIPS, *AGAINST_TEACHER)
+        }
+        assert others == {m: e for m, e in short["models"][name]["metrics"].items() if m not in AGAINST_TEACHER}
+        assert set(OF_LONG_CLIPS) <= set(model["metrics"]), name
+        for metric in OF_LONG_CLIPS:
+            estimate = model["metrics"][metric]
+            assert estimate["low"] <= estimate["value"] + 1e-6 <= estimate["high"] + 2e-6, metric
+        long = model["long"]
+        assert (long["frames"], long["clips"], long["segment_frames"]) == (25, 12, 9)
+        assert [segment["start"] for segment in long["segments"]] == [0, 12]
+        measured = {"fvd", "caption_accuracy", "motion_accuracy", "identity", "rigid_error", "ink", "saturation"}
+        for segment in long["segments"]:
+            assert set(segment["metrics"]) == set(segment["real"]) == measured
+        assert long["by_frame"]["frame"] == [*range(9), *range(12, 21)]
+        assert {len(curve) for curve in long["by_frame"].values()} == {18}
+        assert long["cache_mib"][0] == 0
+        assert len(long["cache_mib"]) == LONG
+        assert model["metrics"]["long_cache"]["value"] == max(long["cache_mib"]) > 0
+        last = long["segments"][-1]["metrics"]
+        for metric in ("fvd", "caption_accuracy", "motion_accuracy", "identity", "ink", "saturation"):
+            assert model["metrics"][f"long_{metric}"]["value"] == pytest.approx(last[metric], rel=1e-5)
+        drift = last["fvd"] - long["segments"][0]["metrics"]["fvd"]
+        assert model["metrics"]["fvd_drift"]["value"] == pytest.approx(drift, abs=0.01)
+
+
+def test_the_switch_is_on_the_card(long_card):
+    for model in long_card[0]["models"].values():
+        switch = model["long"]["switch"]
+        assert switch["at"] == 1 + 4 * (3 - 1)
+        assert switch["delay_cap"] == 25 - 9
+        assert switch["frame"] == list(range(16))
+        assert len(switch["obeyed"]) == 16
+        assert all(0 <= share <= 1 for share in switch["obeyed"])
+        assert 0 <= model["metrics"]["switch_delay"]["value"] <= 16
+
+
+def test_real_clips_are_the_floor_of_every_segment(long_card):
+    model = long_card[0]["models"]["student"]
+    for segment in model["long"]["segments"]:
+        real = segment["real"]
+        assert real["motion_accuracy"] == 1
+        assert real["identity"] > 0.9
+        assert real["rigid_error"] < 0.02
+        assert real["fvd"] < segment["metrics"]["fvd"]
+
+
+def test_long_clips_can_be_looked_at(long_card):
+    card, results = long_card
+    named = []
+    for name, model in card["models"].items():
+        assert model["long"]["clips_files"] == [f"clips/{name}_long_{i}.webp" for i in range(3)]
+        named += [*model["clips"], *model["long"]["clips_files"]]
+        with Image.open(results / model["long"]["clips_files"][0]) as image:
+            assert image.size == (96, 96)
+    assert sorted(named) == sorted(str(path.relative_to(results)) for path in (results / "clips").iterdir())
+
+
+def test_a_long_evaluation_is_the_same_again(long_card, root, tmp_path):
+    again = evaluate("toy/low/seed0", project(root, tmp_path, evaluate_frames=LONG))
+    first = long_card[0]["models"]
+    for name, model in again["models"].items():
+        assert model["long"] == first[name]["long"]
+    for i in range(3):
+        file = f"results/toy/low/seed0/clips/student_long_{i}.webp"
+        assert (tmp_path / file).read_bytes() == (long_card[1] / f"clips/student_long_{i}.webp").read_bytes()
+
+
+def test_bidirectional_students_and_teachers_have_no_long_clips(root, tmp_path, cards):
+    preset = yaml.safe_load((root / "params.yaml").read_text())["presets"]["small"]
+    rollout = preset["run"]["rollout"] | {"attention": "bidirectional"}
+    folder = project(root, tmp_path, evaluate_frames=LONG, rollout=rollout)
+    assert module.build_long_bench(None, resolve_target("toy/low/seed0", folder), 12, None, folder) is None
+    assert module.build_long_bench(None, resolve_target("teacher", folder), 12, None, folder) is None
+    assert not any("long" in model for card in cards.values() for model in card["models"].values())
+
+
+def test_after_the_switch_the_caption_says_the_same_object_in_another_direction(root):
+    prompts = fixed_prompts(root / "data/encoded", "test", 8, 3)
+    switched = switched_prompts(prompts, root / "checkpoints/encoders")
+    for before, after, old, new in zip(
+        prompts.attributes, switched.attributes, prompts.captions, switched.captions, strict=True
+    ):
+        assert {name for name in before if before[name] != after[name]} == {"direction", "moves"}
+        assert new == old.replace(before["direction"], after["direction"])
+    assert not torch.equal(switched.condition(0, 8).text, prompts.condition(0, 8).text)
+    same = evolve(prompts, attributes=[a | {"moves": UNTURNED[a["moves"]]} for a in prompts.attributes])
+    encoded = switched_prompts(same, root / "checkpoints/encoders")  # they turn to what the stored captions say
+    assert encoded.captions == prompts.captions
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(encoded.text, prompts.text, strict=True))
