@@ -11,7 +11,8 @@ def chunk_lengths(made: int, frames: int, frames_per_block: int, config: LongTun
     `frames` is the length of a clip; all are latent frames. The first chunk is a whole clip.
     """
     shortest = config.min_new_frames if made else frames
-    return range(shortest, min(frames, config.max_frames - made) + 1, frames_per_block)
+    longest = min(frames, config.max_new_frames or frames) if made else frames
+    return range(shortest, min(longest, config.max_frames - made) + 1, frames_per_block)
 
 
 def switch_places(frames: int, frames_per_block: int, config: LongTuningConfig) -> range:

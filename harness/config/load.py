@@ -394,6 +394,12 @@ def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
             f"{shortest}",
         )
         return
+    if tuning.max_new_frames is not None and not shortest <= tuning.max_new_frames <= frames:
+        yield (
+            "long_tuning.max_new_frames",
+            f"must be from long_tuning.min_new_frames ({shortest}) to the length of a clip (frames: {frames}), got "
+            f"{tuning.max_new_frames}",
+        )
     if longest < frames:
         yield "long_tuning.max_frames", f"must hold a clip (frames: {frames}), got {longest}"
     elif tuning.switch_probability and longest < frames + shortest:

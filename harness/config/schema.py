@@ -242,13 +242,14 @@ class InitConfig:
 class LongTuningConfig:
     """Streaming long tuning (LongLive, arXiv 2509.22622, §3.2): each update goes on with the sequence of the last one.
 
-    An update makes `min_new_frames` or more new frames, in whole blocks, drawn evenly up to the length of a clip; the
-    clip that the teacher judges are the new frames and as many carried ones as fill it. Lengths in latent frames.
+    An update makes `min_new_frames` to `max_new_frames` new frames, in whole blocks, drawn evenly; the clip that the
+    teacher judges are the new frames and as many carried ones as fill it. Lengths in latent frames.
     """
 
     enabled: bool = False
     max_frames: int = _positive(240)  # longest sequence
     min_new_frames: int = _positive(18)
+    max_new_frames: int | None = field(default=None, validator=optional(gt(0)))  # null: the length of a clip
     switch_probability: float = _fraction(0.0)  # chance that a sequence changes its prompt, at one of its chunks
 
 
@@ -300,6 +301,7 @@ class RunConfig:
     causal_sft: CausalSFTConfig
     dmd: DMDConfig
     long: bool = False  # a run on long video: the preset's section `long` holds
+    captions_with: str | None = None  # only captions that contain it are trained with, and shown long; null: all
     long_tuning: LongTuningConfig = field(factory=LongTuningConfig)  # of DMD
     lora: LoRAConfig = field(factory=LoRAConfig)
     monitor: MonitorConfig = field(factory=MonitorConfig)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import nn
 
 from harness.config.metrics import OF_IMAGES, OF_LONG_CLIPS
 from harness.config.schema import RunConfig
 from harness.data.mds import load_split
+from harness.data.selection import containing
 from harness.errors import HarnessError
 from harness.evaluation.bench import Bench
 from harness.evaluation.continued import segment_references
@@ -54,7 +55,7 @@ LOGGED = (
 )
 
 
-READ = ("latent", "attributes", "text")  # of the validation split
+READ = ("caption", "latent", "attributes", "text")  # of the validation split
 
 
 def sampler_for(run: RunConfig) -> Sampler:
@@ -68,9 +69,12 @@ def sampler_for(run: RunConfig) -> Sampler:
 
 @frozen(kw_only=True, eq=False)
 class LongReference:
-    """Long clips of `frames` latent frames are measured too, against real clips at the place of each segment."""
+    """Long clips of `frames` latent frames are measured too, of the prompts with these numbers, against real clips at
+    the place of each segment.
+    """
 
     frames: int
+    prompts: list[int]
     references: list[ClipSet]
 
 
@@ -145,6 +149,7 @@ class Monitor:
         }
 
     def _long_values(self, bench: Bench, model: nn.Module, long: LongReference) -> dict[str, float]:
+        bench = evolve(bench, prompts=bench.prompts.select(long.prompts))
         made = LongBench(bench=bench, frames=long.frames, references=long.references)
         return made.run(model, self.sampler.rollout, "Monitor").segments.summary()
 
@@ -208,11 +213,13 @@ def build_monitor(
         shape=latent_shape(data, run_config.frames),
         batch_size=run_config.monitor.batch_size,
         precision=run_config.precision,
-        long=_long_reference(run_config, evaluators, vae, reference),
+        long=_long_reference(run_config, evaluators, vae, (reference, stored["caption"]), prompts),
     )
 
 
-def _long_reference(run: RunConfig, evaluators: Evaluators, vae: VAE, reference: ClipSet) -> LongReference | None:
+def _long_reference(
+    run: RunConfig, evaluators: Evaluators, vae: VAE, reference: tuple[ClipSet, list[str]], prompts: PromptSet
+) -> LongReference | None:
     """What long clips are measured against; None unless the best weights are chosen by them: they cost more than all
     the rest.
     """
@@ -220,4 +227,7 @@ def _long_reference(run: RunConfig, evaluators: Evaluators, vae: VAE, reference:
     if frames is None or run.monitor.metric not in MEASURED_LONG:
         return None
     spans = segment_spans(frames, run.frames, factors(vae)[1])
-    return LongReference(frames=frames, references=segment_references(evaluators, reference, spans))
+    real, captions = reference
+    real = real.select(np.array(containing(captions, run.captions_with)))
+    shown = containing(prompts.captions, run.captions_with)
+    return LongReference(frames=frames, prompts=shown, references=segment_references(evaluators, real, spans))

@@ -58,11 +58,11 @@ class PromptSet:
         """Identity of the prompts, their order included."""
         return digest(self.captions)
 
-    def first(self, count: int) -> PromptSet:
-        """The first `count` clips (all, when there are fewer)."""
-        of_clips = ("prompts", "captions", "attributes", "text", *GIVEN)
-        parts = {name: getattr(self, name) for name in of_clips}
-        return evolve(self, **{name: None if part is None else part[:count] for name, part in parts.items()})
+    def select(self, index: Sequence[int]) -> PromptSet:
+        """The clips with these numbers."""
+        lists = {name: getattr(self, name) for name in ("captions", "attributes", "text", *GIVEN)}
+        chosen = {name: None if part is None else [part[i] for i in index] for name, part in lists.items()}
+        return evolve(self, prompts=self.prompts[list(index)], **chosen)
 
     def condition(self, start: int, stop: int) -> Condition:
         """The condition of clips `start` … `stop`."""

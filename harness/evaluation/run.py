@@ -19,6 +19,7 @@ from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.conditions import image_condition
 from harness.data.digits import Attributes
 from harness.data.mds import count_samples, iter_samples
+from harness.data.selection import containing
 from harness.data.shards import read_fingerprint
 from harness.evaluation.bench import SHOWN, Bench, Outcome
 from harness.evaluation.card import (
@@ -119,13 +120,14 @@ def build_bench(run: RunConfig, params: Params, evaluators: Evaluators, root: Pa
     )
 
 
-def test_reference(bench: Bench, clips: Path, data: Path) -> ClipSet:
-    """All test clips, measured: what samples are compared with."""
+def test_reference(bench: Bench, clips: Path, data: Path) -> tuple[ClipSet, list[str]]:
+    """All test clips, measured: what samples are compared with; and their captions."""
     count = count_samples(clips / "test")
     stored = measure_stored(bench.evaluators, clips / "test", range(count), title="test clips", silent=bench.silent)
     digits = bench.evaluators.geometry.has_digits
     text = None if digits else pooled_texts([sample["text"] for sample in iter_samples(data / "test", stop=count)])
-    return ClipSet(measured=stored.measured, prompts=np.arange(count), attributes=stored.attributes, text=text)
+    clip_set = ClipSet(measured=stored.measured, prompts=np.arange(count), attributes=stored.attributes, text=text)
+    return clip_set, stored.captions
 
 
 def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome]]:
@@ -148,19 +150,25 @@ def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome
         yield name, label, Outcome(clips=shown, shown=stored.shown)
 
 
-def build_long_bench(bench: Bench, run: RunConfig, clips: int, reference: ClipSet, encoders: Path) -> LongBench | None:
-    """The bench of a run's long clips, or None where it has none; the first `clips` test prompts are continued.
+def build_long_bench(
+    bench: Bench, run: RunConfig, clips: int, reference: tuple[ClipSet, list[str]], encoders: Path
+) -> LongBench | None:
+    """The bench of a run's long clips, or None where it has none; the first `clips` test prompts are continued, of
+    those that the run is about (`captions_with`). Real clips are chosen alike.
 
     Captions with attributes are switched in the middle: their object is to turn by a quarter.
     """
     frames = long_frames(run)
     if frames is None:
         return None
-    bench = evolve(bench, prompts=bench.prompts.first(clips))
+    shown = containing(bench.prompts.captions, run.captions_with)[:clips]
+    bench = evolve(bench, prompts=bench.prompts.select(shown))
+    real, captions = reference
+    real = real.select(np.array(containing(captions, run.captions_with)))
     temporal = factors(bench.vae)[1]
     spans = segment_spans(frames, run.frames, temporal)
     switched = switched_prompts(bench.prompts, encoders) if bench.evaluators.geometry.has_digits else None
-    references = segment_references(bench.evaluators, reference, spans)
+    references = segment_references(bench.evaluators, real, spans)
     return LongBench(bench=bench, frames=frames, references=references, switched=switched)
 
 
@@ -269,7 +277,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins
     for model in models.values():
         set_backend(model, run.attention_backend)
-    reference = test_reference(bench, clips, root / run.data)
+    reference, captions = test_reference(bench, clips, root / run.data)
     encoding = encoding_seconds(bench, root / "checkpoints" / "encoders")
     blocks: dict[str, Any] = {}
     times: dict[str, Any] = {}
@@ -278,7 +286,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
         for name, label, outcome in real_outcomes(bench, clips):
             blocks[name] = model_block(label, [outcome], reference)
             shown[name] = outcome.shown
-    long = build_long_bench(bench, run, evaluation.long_clips, reference, root / "checkpoints" / "encoders")
+    long = build_long_bench(bench, run, evaluation.long_clips, (reference, captions), root / "checkpoints" / "encoders")
     floor = None if long is None else long_floor(long, clips)
     shown_long: dict[str, list[np.ndarray]] = {}
     for entry in wanted:

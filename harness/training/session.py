@@ -18,6 +18,7 @@ from harness.callbacks.progress_line import ProgressLine
 from harness.config.load import to_dict
 from harness.config.schema import RunConfig
 from harness.data.loader import build_dataloader, data_spec
+from harness.data.selection import select_split
 from harness.data.shards import require_fingerprint, verify_shards
 from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, directory_digest
@@ -37,6 +38,7 @@ from harness.training.request import Request
 from harness.training.run_store import RESULTS, RunFolder
 from harness.training.weights import save_weights
 
+SELECTED = "selected"  # folder of the clips that `captions_with` chooses, while the run is trained
 TIMEOUT = 3600.0  # seconds that processes wait for each other: the first collects the results alone
 
 
@@ -59,7 +61,7 @@ def train(
     check_device(config.parallelism, torch.cuda.is_available())
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None), TIMEOUT)
-    data = open_data(config, root)
+    data = open_data(config, root, folder.path)
     method = build_method(config, root)
     rank = dist.get_global_rank()
     if rank == 0 and config.method == "dmd" and not (folder.path / "init").exists():
@@ -85,6 +87,7 @@ def train(
         training.trainer.fit()
     _collect(config, training, folder)
     if rank == 0:
+        shutil.rmtree(folder.path / SELECTED, ignore_errors=True)
         manifest = build_manifest(
             fingerprint=fingerprint,
             config=to_dict(config),
@@ -128,8 +131,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def open_data(config: RunConfig, root: Path) -> DataSpec:
-    """Batches of the training clips, cut to the run's number of latent frames.
+def open_data(config: RunConfig, root: Path, work: Path) -> DataSpec:
+    """Batches of the training clips, cut to the run's number of latent frames; a choice of them is written to `work`.
 
     Raises:
         HarnessError: shards are damaged, made by another VAE than the project's, or do not hold what the run needs.
@@ -143,11 +146,16 @@ def open_data(config: RunConfig, root: Path) -> DataSpec:
             f"frames: {config.frames} latent frames wanted, the clips in {folder} have {frames}; "
             "encode longer clips, or lower it"
         )
+    split = folder / "train"
     if dist.get_local_rank() == 0:
-        verify_shards(folder / "train")
+        verify_shards(split)
+        if config.captions_with is not None:
+            select_split(split, config.captions_with, work / SELECTED)
     dist.barrier()
+    if config.captions_with is not None:
+        split = work / SELECTED / split.name
     loader = build_dataloader(
-        folder / "train",
+        split,
         batch_per_process(config, dist.get_world_size()),
         seed=config.seed,
         text_length=encoded["text_length"],

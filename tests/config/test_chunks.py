@@ -48,3 +48,10 @@ def test_the_mean_of_a_sequence():
 def test_a_very_long_sequence_has_a_mean_too():
     chunks, frames = mean_sequence(21, 3, LongTuningConfig(enabled=True, max_frames=6000, min_new_frames=18))
     assert frames / chunks == pytest.approx(19.5, rel=0.01)
+
+
+def test_new_frames_may_be_bounded_from_above():
+    tuning = LongTuningConfig(enabled=True, max_frames=33, min_new_frames=3, max_new_frames=6)
+    assert list(chunk_lengths(0, 9, 3, tuning)) == [9]
+    assert list(chunk_lengths(9, 9, 3, tuning)) == [3, 6]
+    assert list(chunk_lengths(30, 9, 3, tuning)) == [3]

@@ -167,17 +167,17 @@ def test_damaged_shards_are_found_before_training(project, small_run, in_process
 def test_clips_that_are_too_short_are_refused(project, small_run):
     config = small_run(project, "sft")
     with pytest.raises(HarnessError, match=r"frames: 4 latent frames wanted.* have 3"):
-        session.open_data(evolve(config, frames=4), project)
+        session.open_data(evolve(config, frames=4), project, project / "work")
 
 
 def test_latents_of_another_vae_are_refused(project, small_run):
     config = small_run(project, "sft")
-    session.open_data(config, project)  # without the encoders nothing can be compared
+    session.open_data(config, project, project / "work")  # without the encoders nothing can be compared
     vae = project / "checkpoints/encoders/vae"
     vae.mkdir(parents=True)
     (vae / "config.json").write_text("{}")
     with pytest.raises(HarnessError, match=r"fingerprint.json: this data was encoded by something else:\n  vae: "):
-        session.open_data(config, project)
+        session.open_data(config, project, project / "work")
 
 
 def test_a_run_that_ends_early_says_how_far_it_came_and_is_complete(project, small_run, in_processes, monkeypatch):

@@ -38,7 +38,7 @@ def with_images(project):
 
 @pytest.mark.parametrize("way", ["channels", "first_latent", "both"])
 def test_batches_have_first_frames_in_every_form(with_images, small_run, way):
-    spec = session.open_data(told(small_run(with_images, "sft"), way), with_images)
+    spec = session.open_data(told(small_run(with_images, "sft"), way), with_images, with_images / "work")
     batch = spec.batch_transforms(next(iter(spec.dataloader)))
     condition = batch["condition"]
     assert condition.image_tokens.shape[1:] == (5, 64)
@@ -48,11 +48,11 @@ def test_batches_have_first_frames_in_every_form(with_images, small_run, way):
 
 
 def test_text_to_video_reads_none_of_them(with_images, small_run):
-    spec = session.open_data(small_run(with_images, "sft"), with_images)
+    spec = session.open_data(small_run(with_images, "sft"), with_images, with_images / "work")
     condition = next(iter(spec.dataloader))["condition"]
     assert (condition.image_tokens, condition.y, condition.first_latent) == (None, None, None)
 
 
 def test_data_without_images_is_refused(project, small_run):
     with pytest.raises(HarnessError, match=r"encoders\.image_encoder"):
-        session.open_data(told(small_run(project, "sft"), "channels"), project)
+        session.open_data(told(small_run(project, "sft"), "channels"), project, project / "work")
