@@ -119,7 +119,7 @@ class SelfAttentionProcessor:
     ) -> tuple[torch.Tensor | None, KeyValue]:
         """Output `[B, N − skip, dim]` (None with `keys_only`), and keys and values `[B, N, H, D]` for a cache to keep.
 
-        rotary_emb      table of the current tokens (absolute positions)
+        rotary_emb      table of the current tokens
         past            cached keys and values
         window_rotary   table of past and current tokens (positions inside the window); cached keys are then unrotated
         skip            leave the first tokens without output; they still give keys and values
@@ -127,7 +127,6 @@ class SelfAttentionProcessor:
         heads = (attn.heads, -1)
         key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, heads)
         value = attn.to_v(hidden_states).unflatten(2, heads)
-        query_table = rotary_emb
         if window_rotary is None:
             key = rotate(key, rotary_emb)
         stored = (key, value)
@@ -136,9 +135,9 @@ class SelfAttentionProcessor:
         if past is not None:
             key, value = past.join(key, value)
         if window_rotary is not None:
-            key, query_table = rotate(key, window_rotary), window_rotary[-hidden_states.shape[1] :]
+            key = rotate(key, window_rotary)
         query = attn.norm_q(attn.to_q(hidden_states[:, skip:])).unflatten(2, heads)
-        query = rotate(query, query_table[skip:])
+        query = rotate(query, rotary_emb[skip:])
         attend = functools.partial(dispatch_attention_fn, backend=self._attention_backend)
         output = pattern(query, key, value, attend).flatten(2)
         return attn.to_out[1](attn.to_out[0](output)), stored

@@ -24,8 +24,8 @@ class EmbeddedCondition:
 class Layout:
     """How the tokens of one forward pass lie in the video and what they see; the same for all layers."""
 
-    rotary: torch.Tensor  # [N, 1, D/2] complex
-    window_rotary: torch.Tensor | None = None  # of the past too: positions inside the window
+    rotary: torch.Tensor  # [N, 1, D/2] complex, of the current tokens
+    window_rotary: torch.Tensor | None = None  # of the past too, where positions are places in the window
     pattern: Pattern = full
 
 
