@@ -4,6 +4,7 @@
     frames = pipeline(prompt="a red 7 moving left slowly", image="photo.png").frames  # [B, F, H, W, 3] in [0, 1]
     for frames in pipeline.stream("a red 7 moving left slowly", image="photo.png", num_frames=321):
         ...  # those of one block, while the next is not yet begun
+    pipeline.stream([(0, "a red 7 moving left slowly"), (40, "a red 7 moving up slowly")], num_frames=2001)
 
 It samples as the generator was trained: the few steps, blocks and window of its rollout, which are saved with it.
 """
@@ -14,21 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from attrs import frozen
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
-from diffusers.utils.logging import get_logger
 from diffusers.video_processor import VideoProcessor
-from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from harness.config.load import load_params, resolve_target, structure, to_dict
 from harness.config.schema import RolloutConfig
 from harness.data.loader import condition_from_texts
-from harness.data.pictures import fit_picture, read_picture
 from harness.data.shards import read_fingerprint
 from harness.errors import HarnessError
 from harness.formats.placing import whole_folder
@@ -40,24 +37,36 @@ from harness.models.condition import Condition, position_channels
 from harness.models.frame_decoder import FrameDecoder, decode_clip
 from harness.models.image import ImageEncoder
 from harness.models.reference_latent import factors
-from harness.models.text import TextEncoder, encode_prompt
-from harness.pipeline.inputs import image_inputs, reads_image
+from harness.models.text import TextEncoder
+from harness.pipeline.generation import buffer_for, made_blocks, noise_by_block
+from harness.pipeline.inputs import (
+    Picture,
+    Prompts,
+    image_inputs,
+    prompt_vectors,
+    read_images,
+    read_prompts,
+    reads_image,
+)
 from harness.pipeline.parts import NAMES, cast_parts, load_parts
-from harness.rollout.causal import causal_blocks
-from harness.rollout.few_step import num_blocks, rollout
+from harness.pipeline.schedule import Cue, Switch, latents_for, place_switches
+from harness.rollout.causal import generated_spans
+from harness.rollout.few_step import rollout
 
 INDEX = "model_index.json"
 OUTPUTS = ("np", "pt", "pil", "latent")
-Picture = Image.Image | np.ndarray | str | Path
-logger = get_logger(__name__)
 
 
 @frozen(kw_only=True, eq=False)
 class _Start:
-    """What a rollout starts from; `rng` is on the CPU."""
+    """What a rollout of `frames` latent frames starts from: the noise of the first ones (all, or the trained length),
+    the first condition, those of later prompts by the latent frame where they begin; `rng` is on the CPU.
+    """
 
+    frames: int
     noise: Tensor
     condition: Condition
+    later: dict[int, Condition]
     rng: torch.Generator
 
 
@@ -211,7 +220,7 @@ class CausalWanPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompts,
         image: Picture | Sequence[Picture] | None = None,
         *,
         height: int | None = None,
@@ -222,8 +231,10 @@ class CausalWanPipeline(DiffusionPipeline):
         output_type: str = "np",
         return_dict: bool = True,
     ) -> WanPipelineOutput | tuple[Any]:
-        """Make one clip for each prompt.
+        """Make one clip for each prompt, or one of several.
 
+        prompt        words, or a list of them for a clip each; or `[(0, words), (40, others), …]` for one clip whose
+                      prompt changes: each takes effect where the first block at its frame or later begins
         image         a picture for all clips, or one for each: PIL, uint8 `[H, W, 3]`, or a file; for image to video
         num_frames    pixel frames, 1 + 4k of them; any length, by default as trained
         generator     on the CPU, so that it gives the same clips on every device; None: torch's global one
@@ -234,7 +245,7 @@ class CausalWanPipeline(DiffusionPipeline):
         Raises HarnessError for whatever does not fit the generator.
         """
         start = self._start(prompt, image, height, width, num_frames, generator, latents, output_type)
-        made = rollout(self.transformer, start.noise, start.condition, self.settings, start.rng).float()
+        made = torch.cat(list(self._blocks(start)), dim=2).float()
         frames = made
         if output_type != "latent":
             frames = self._shown(decode_clip(self.vae, made.to(self.vae.dtype)), output_type)
@@ -243,7 +254,7 @@ class CausalWanPipeline(DiffusionPipeline):
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompts,
         image: Picture | Sequence[Picture] | None = None,
         *,
         height: int | None = None,
@@ -256,7 +267,8 @@ class CausalWanPipeline(DiffusionPipeline):
         """Yield the frames of each block as soon as it is made: together they are those of the call.
 
         The arguments are the call's, and wrong ones are refused at once. A given first frame comes first, alone. A
-        bidirectional generator has one block, the whole clip.
+        bidirectional generator has one block, the whole clip. With a window, memory does not grow with `num_frames`:
+        noise beyond the trained length is drawn when its block is due.
         """
         start = self._start(prompt, image, height, width, num_frames, generator, latents, output_type)
         decoder = None if output_type == "latent" else FrameDecoder(self.vae)
@@ -271,17 +283,29 @@ class CausalWanPipeline(DiffusionPipeline):
                 yield self._shown(decoder.decode(block.float().to(self.vae.dtype)), output_type)
 
     def _blocks(self, start: _Start) -> Iterator[Tensor]:
-        if self.settings.attention == "bidirectional":
-            yield rollout(self.transformer, start.noise, start.condition, self.settings, start.rng)
+        settings, first = self.settings, start.noise
+        if settings.attention == "bidirectional":
+            yield rollout(self.transformer, first, start.condition, settings, start.rng)
             return
-        last = len(self.settings.denoising_steps) - 1
-        exits = [last] * num_blocks(self.settings, start.noise.shape[2])
-        yield from causal_blocks(self.transformer, start.noise, start.condition, self.settings, start.rng, exits)
+
+        def drawn(begin: int, end: int) -> Tensor:
+            return torch.randn((*first.shape[:2], end - begin, *first.shape[3:]), generator=start.rng)
+
+        yield from made_blocks(
+            self.transformer,
+            start.condition,
+            settings,
+            generated_spans(start.frames, settings),
+            noise_by_block(first, drawn),
+            start.rng,
+            start.later,
+            buffer_for(start.frames, settings),
+        )
 
     @torch.no_grad()
     def _start(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompts,
         image: Picture | Sequence[Picture] | None,
         height: int | None,
         width: int | None,
@@ -294,22 +318,42 @@ class CausalWanPipeline(DiffusionPipeline):
             raise HarnessError(f"output_type: {output_type!r}, expected one of {', '.join(OUTPUTS)}")
         if generator is not None and generator.device.type != "cpu":
             raise HarnessError("generator: expected one on the CPU, which gives the same clips on every device")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise HarnessError("prompt: an empty list; give one for each clip")
+        prompts, cues = read_prompts(prompt)
         size = self.config["height"] if height is None else height, self.config["width"] if width is None else width
         shape = self._shape(self.config["num_frames"] if num_frames is None else num_frames, *size)
-        pictures = self._pictures(image, len(prompts), *size)
-        condition = self._condition(prompts, pictures, shape)
+        pictures = read_images(image, len(prompts), *size, wanted=self.settings.has_image)
+        switches = self._switches(cues, shape[1])
+        frames = shape[1] if self.settings.attention == "bidirectional" else min(shape[1], self._trained_frames)
+        covered = (shape[0], frames, *shape[2:])
+        condition, *later = self._conditions([prompts, *([one.prompt] for one in switches)], pictures, covered)
         rng = generator
         if rng is None:
             rng = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
         wanted = (len(prompts), *shape)
-        noise = torch.randn(wanted, generator=rng) if latents is None else latents
-        if tuple(noise.shape) != wanted:
-            raise HarnessError(f"latents: {list(noise.shape)}, expected {list(wanted)}")
+        if latents is not None and tuple(latents.shape) != wanted:
+            raise HarnessError(f"latents: {list(latents.shape)}, expected {list(wanted)}")
+        noise = torch.randn((len(prompts), *covered), generator=rng) if latents is None else latents
         device = self._execution_device
-        return _Start(noise=noise.to(device, torch.float32), condition=condition.to(device), rng=rng)
+        return _Start(
+            frames=shape[1],
+            noise=noise.to(device, torch.float32),
+            condition=condition.to(device),
+            later={switch.latent: part.to(device) for switch, part in zip(switches, later, strict=True)},
+            rng=rng,
+        )
+
+    @property
+    def _trained_frames(self) -> int:
+        """Latent frames of a clip as trained: `y` covers these, and goes on as its last frame."""
+        return latents_for(self.config["num_frames"], factors(self.vae)[1])
+
+    def _switches(self, cues: Sequence[Cue], frames: int) -> tuple[Switch, ...]:
+        if len(cues) < 2:
+            return ()
+        if self.settings.attention == "bidirectional":
+            raise HarnessError("prompt: a bidirectional generator makes the whole clip at once, of one prompt")
+        starts = [start for start, _ in generated_spans(frames, self.settings)]
+        return place_switches(cues, starts, factors(self.vae)[1])
 
     def _shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(C, F, h, w)` of a clip's latents."""
@@ -327,40 +371,21 @@ class CausalWanPipeline(DiffusionPipeline):
                 raise HarnessError(f"{name} {size}: expected a multiple of {spatial * patch} pixels")
         return network["out_channels"], 1 + (frames - 1) // temporal, height // spatial, width // spatial
 
-    def _pictures(self, image: Any, count: int, height: int, width: int) -> Tensor | None:
-        """uint8 `[B, H, W, 3]`, or None for text to video."""
-        if image is None:
-            if self.settings.has_image:
-                raise HarnessError("image: this generator makes video from a picture; give one")
-            return None
-        if not self.settings.has_image:
-            raise HarnessError("image: this generator makes video from text alone, it would not see the picture")
-        given = list(image) if isinstance(image, (list, tuple)) else [image]
-        if len(given) not in (1, count):
-            raise HarnessError(f"image: {len(given)} pictures for {count} prompts; give one, or one for each prompt")
-        pictures = [_picture(one, height, width) for one in given]
-        return torch.from_numpy(np.stack(pictures * (count // len(pictures))))
-
-    def _condition(self, prompts: Sequence[str], pictures: Tensor | None, shape: Sequence[int]) -> Condition:
+    def _conditions(
+        self, parts: Sequence[Sequence[str]], pictures: Tensor | None, shape: Sequence[int]
+    ) -> list[Condition]:
+        """The condition of each part's prompts; they differ in the text alone."""
         encoder = TextEncoder(self.tokenizer, self.text_encoder, self.config["text_length"])
-        texts = []
-        for prompt in prompts:
-            if not prompt.strip():
-                raise HarnessError("an empty prompt: say what the video shows")
-            encoded = encode_prompt(encoder, prompt)
-            if encoded.truncated:
-                logger.warning(f'"{prompt}": longer than {encoder.max_length} tokens, its end was cut off')
-            if encoded.unknown_words:
-                logger.warning(f'"{prompt}": {encoded.unknown_words} of its words are unknown to the tokenizer')
-            texts.append(encoded.vectors)
         image = {}
+        texts = [[prompt_vectors(encoder, prompt) for prompt in prompts] for prompts in parts]
         if pictures is not None:
             eyes = None
             if self.image_encoder is not None:
                 eyes = ImageEncoder(self.image_processor, self.image_encoder)
             image = image_inputs(self.vae, eyes, pictures, shape[1], tokens=reads_image(self.transformer))
         where = position_channels(*shape[1:]) if self.config["position_channels"] else None
-        return condition_from_texts(texts, self.config["text_length"], None, where, **image)
+        length = self.config["text_length"]
+        return [condition_from_texts(part, length, None, where, **image) for part in texts]
 
     def _shown(self, video: Tensor, output_type: str) -> Any:
         """Video `[B, 3, F, H, W]` in [−1, 1] as the caller asked for it."""
@@ -368,18 +393,3 @@ class CausalWanPipeline(DiffusionPipeline):
 
 
 _SETTINGS = ("rollout", "text_length", "height", "width", "num_frames", "fps", "position_channels")
-
-
-def _picture(image: Picture, height: int, width: int) -> np.ndarray:
-    """One picture in any of the accepted forms, uint8 `[height, width, 3]`; what was changed is logged."""
-    if isinstance(image, (str, Path)):
-        picture = read_picture(image, height, width)
-    elif isinstance(image, Image.Image):
-        picture = fit_picture(image, height, width)
-    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        picture = fit_picture(Image.fromarray(image), height, width)
-    else:
-        raise HarnessError(f"image: expected a PIL image, uint8 [H, W, 3] or a file's name, got {type(image).__name__}")
-    for note in picture.notes:
-        logger.warning(note)
-    return picture.pixels

@@ -128,6 +128,34 @@ def test_longer_than_trained_begins_as_the_trained_length(pipelines, way):
     assert long[:, :, LATENT[1] :].isfinite().all()
 
 
+OTHER = "a blue 1 moving up quickly"
+
+
+@pytest.mark.parametrize("way", ["none", "both"])
+def test_one_clip_of_several_prompts(pipelines, way):
+    """Blocks begin at frames 0, 1, 5, 9, 13, …: the second prompt is seen from frame 13 on."""
+    options = {"num_frames": 33, **image_for(way)}
+
+    def made(prompt) -> np.ndarray:
+        return pipelines[way](prompt, generator=seeded(), **options).frames
+
+    one, two = made(PROMPT), made([(0, PROMPT), (10, OTHER)])
+    assert two.shape == one.shape
+    assert np.array_equal(two[:, :13], one[:, :13])
+    assert not np.allclose(two[:, 13:17], one[:, 13:17], atol=1e-4)
+    pieces = list(pipelines[way].stream([(0, PROMPT), (10, OTHER)], generator=seeded(), **options))
+    assert np.array_equal(np.concatenate(pieces, axis=1), two)
+
+
+def test_noise_beyond_the_trained_length_is_drawn_when_its_block_is_due(pipelines):
+    rng = seeded()
+    stream = pipelines["none"].stream(PROMPT, generator=rng, num_frames=400_001, output_type="latent")
+    first = [next(stream) for _ in range(6)]
+    short = pipelines["none"](PROMPT, generator=seeded(), num_frames=21, output_type="latent").frames
+    assert torch.equal(torch.cat(first, dim=2), short)
+    assert not torch.equal(first[4], first[5])
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_each_clip_of_a_batch_is_its_own(pipelines, way):
     prompts = [PROMPT, "a blue 1 moving up quickly"]
@@ -269,6 +297,10 @@ def test_what_cannot_be_read_or_written_is_told(pipelines, tmp_path, project):
         ("both", {}, "makes video from a picture; give one"),
         ("none", {"prompt": " "}, "an empty prompt"),
         ("none", {"prompt": []}, "prompt: an empty list"),
+        ("none", {"prompt": [(0, PROMPT), PROMPT]}, "has no frame; expected"),
+        ("none", {"prompt": [(3, PROMPT)]}, "the first prompt of a video is that of frame 0"),
+        ("none", {"prompt": [(0, PROMPT), (9, " ")]}, "an empty prompt"),
+        ("none", {"prompt": [(0, PROMPT), (9, OTHER)]}, "the last block of the video begins at frame 5"),
         ("none", {"num_frames": 8}, r"num_frames 8: expected 1 \+ 4k pixel frames, such as 5 or 9"),
         ("none", {"num_frames": 0}, "num_frames 0"),
         ("first_latent", {"num_frames": 1, "image": True}, "the only frame would be the given picture"),
