@@ -63,29 +63,35 @@ def other_methods(stage: str) -> set[str]:
     return every - own if own else set()
 
 
-def has_image(path: Path) -> bool:
-    return "rollout.image_conditioning" in read_yaml(path.with_name("experiment.yaml"))["varied"]
+def kind(path: Path) -> str:
+    declared = read_yaml(path.with_name("experiment.yaml"))
+    if "rollout.image_conditioning" in declared["varied"]:
+        return "i2v"
+    return "long" if declared["fixed"].get("long") else "short"
 
 
-@pytest.mark.parametrize("image", [False, True])
-def test_experiments_of_a_kind_have_the_same_pipeline(image):
-    assert len({path.read_bytes() for path in EXPERIMENTS if has_image(path) == image}) == 1
+KINDS = ("short", "i2v", "long")
+
+
+@pytest.mark.parametrize("which", KINDS)
+def test_experiments_of_a_kind_have_the_same_pipeline(which):
+    assert len({path.read_bytes() for path in EXPERIMENTS if kind(path) == which}) == 1
     assert {path.parent for path in EXPERIMENTS} == {p.parent for p in (ROOT / "experiments").glob("*/experiment.yaml")}
 
 
-def test_experiments_with_images_differ_in_the_runs_that_they_start_from_only():
+def test_kinds_of_experiments_differ_in_the_runs_that_they_start_from_only():
     def without_runs(path: Path) -> dict[str, Any]:
         found = stages(path)
         for stage in found.values():
             stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith(("checkpoints/", "results/"))]
         for stage in ("train", "evaluate"):
             found[stage]["params"][0]["params.yaml"] = [
-                name for name in found[stage]["params"][0]["params.yaml"] if not name.endswith(".i2v")
+                name for name in found[stage]["params"][0]["params.yaml"] if not name.endswith((".i2v", ".long"))
             ]
         return found
 
-    text, image = (next(path for path in EXPERIMENTS if has_image(path) == kind) for kind in (False, True))
-    assert without_runs(text) == without_runs(image)
+    text, image, long = (next(path for path in EXPERIMENTS if kind(path) == which) for which in KINDS)
+    assert without_runs(text) == without_runs(image) == without_runs(long)
 
 
 @pytest.mark.parametrize("stage", sorted(ALL))
@@ -130,8 +136,8 @@ def test_no_stage_switches_the_run_cache_off(stage):
 
 
 @pytest.mark.parametrize("preset", sorted(read_yaml(ROOT / "params.yaml")["presets"]))
-def test_every_preset_says_what_image_to_video_changes(preset):
-    assert "i2v" in read_yaml(ROOT / "params.yaml")["presets"][preset]  # DVC runs no stage that names a missing key
+def test_every_preset_says_what_image_to_video_and_long_video_change(preset):
+    assert {"i2v", "long"} <= read_yaml(ROOT / "params.yaml")["presets"][preset].keys()  # DVC wants each key it is told
 
 
 def test_a_card_depends_on_that_of_the_teacher():
