@@ -136,7 +136,8 @@ class Film:
     def begin(self, said: Said, seed: int) -> None:
         """Begin a video with a prompt; one that was being made is dropped."""
         buffer = max(self.rollout.window, self.rollout.sink + self.rollout.frames_per_block)
-        self._stream = Stream(self._under(said), self.rollout, buffer)
+        rollout = evolve(self.rollout, kv_grad="detach")  # nothing is trained, and buffers carry no gradient
+        self._stream = Stream(self._under(said), rollout, buffer)
         self._decoder = FrameDecoder(self.vae)
         self._rng = generator_for(seed, "renoise")
         self._prompt, self._seed, self._shown = said.prompt, seed, 0

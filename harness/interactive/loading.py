@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from harness.config.load import resolve_target
+from harness.config.schema import RolloutConfig
 from harness.data.loader import condition_from_texts
 from harness.data.pictures import read_picture
 from harness.errors import HarnessError
@@ -20,6 +21,7 @@ from harness.models.image import ImageEncoder
 from harness.models.reference_latent import factors
 from harness.models.text import TextEncoder
 from harness.pipeline import CausalWanPipeline
+from harness.pipeline.agreement import Asked, Difference, Trained, differences, trained_as
 from harness.pipeline.inputs import image_inputs, reads_image
 
 
@@ -61,7 +63,7 @@ def load_film(target: str, root: Path, *, image: str | None = None, asked: Mappi
     picture = None if image is None else read_picture(image, *size)
     parts.to("cuda" if torch.cuda.is_available() else "cpu")
     encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.config["text_length"])
-    spatial, _ = factors(parts.vae)
+    spatial, temporal = factors(parts.vae)
     network = parts.transformer.config
     shape = (network["out_channels"], run.frames, size[0] // spatial, size[1] // spatial)
     given = {}
@@ -72,6 +74,19 @@ def load_film(target: str, root: Path, *, image: str | None = None, asked: Mappi
     where = position_channels(*shape[1:]) if parts.config["position_channels"] else None
     empty = torch.zeros(0, parts.text_encoder.config.d_model)
     condition = condition_from_texts([empty], parts.config["text_length"], None, where, **given)
+    known = trained_as(target, root)
+    notes = [
+        *([] if note is None else [note]),
+        *(f"differs from training ({known.source}): {each}" for each in unlike_training(known, rollout, temporal)),
+        *([] if picture is None else picture.notes),
+    ]
     film = Film(parts.transformer, parts.vae, condition.to(parts.device), rollout, shape, run.precision)
-    notes = [*([] if note is None else [note]), *([] if picture is None else picture.notes)]
     return Loaded(film, PromptReader(encoder), parts.config["fps"], tuple(notes))
+
+
+def unlike_training(trained: Trained, rollout: RolloutConfig, temporal: int) -> list[Difference]:
+    """How a video without an end, whose prompts are typed, differs from what a generator was trained with."""
+    words = {"length": "a video without an end", "prompt switches": "as many as are typed"}
+    asked = Asked(rollout=rollout, frames=trained.frames + 1, switches=1)
+    found = differences(trained, asked, temporal)
+    return [evolve(each, asked=words.get(each.what, each.asked)) for each in found]

@@ -117,6 +117,14 @@ def test_bf16_is_computed_in_bf16(loaded):
     assert not seen[0].requires_grad
 
 
+def test_what_was_trained_with_gradient_through_the_cache_is_shown_too(loaded):
+    old = loaded.film
+    film = Film(old.model, old.vae, old._base, evolve(old.rollout, kv_grad="straight_through"), old.shape)
+    film.begin(loaded.reader.read(PROMPT), 0)
+    old.begin(loaded.reader.read(PROMPT), 0)
+    assert np.array_equal(made(film, 5), made(old, 5))
+
+
 def test_prompts_that_cannot_be_used(loaded):
     for empty in ("", " \t\n"):
         with pytest.raises(HarnessError, match="empty prompt"):

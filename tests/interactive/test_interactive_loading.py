@@ -2,23 +2,37 @@
 
 import pytest
 import yaml
+from attrs import evolve
 from image_project import SIZE, photo, target
 
+from harness.config.schema import RolloutConfig
 from harness.errors import HarnessError
-from harness.interactive.loading import load_film
+from harness.interactive.loading import load_film, unlike_training
+from harness.pipeline.agreement import Trained
 
 
 def test_what_is_said_before_it_begins(project, tmp_path):
     loaded = load_film(target("none"), project)
-    assert len(loaded.notes) == 1
-    assert "window" in loaded.notes[0]
+    assert "trained without a window" in loaded.notes[0]
     assert loaded.fps == 8
     assert loaded.film.shape == (16, 3, SIZE // 4, SIZE // 4)
     small = photo(tmp_path / "small.png", size=(8, 8))
     loaded = load_film(target("both"), project, image=str(small), asked={"window": 4, "sink": None})
     assert loaded.film.rollout.window == 4
-    assert len(loaded.notes) == 1
-    assert "small.png" in loaded.notes[0]
+    assert not any("trained without a window" in note for note in loaded.notes)
+    assert "small.png" in loaded.notes[-1]
+
+
+def test_what_differs_from_training_is_said(project):
+    notes = load_film(target("none"), project, asked={"window": 2, "rope": "absolute"}).notes
+    told = [note.partition("): ")[2].partition(":")[0] for note in notes]
+    assert told == ["window", "prompt switches", "length"]
+    assert "asked a video without an end" in notes[2]
+    assert "asked as many as are typed" in notes[1]
+    trained = Trained(rollout=RolloutConfig(window=9), frames=9, switches=True, few_step=True, source="")
+    assert unlike_training(trained, evolve(trained.rollout, rope="relative"), 4)[0].what == "rope"
+    relative = evolve(trained, rollout=evolve(trained.rollout, rope="relative"))
+    assert unlike_training(relative, relative.rollout, 4) == []
 
 
 def test_causal_sft_is_causal_whatever_the_rollout_says(project, tmp_path):
