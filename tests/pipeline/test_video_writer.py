@@ -96,3 +96,15 @@ def test_what_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HarnessError, match="cannot be written"):
         writer_for(tmp_path / "file" / "clip.mp4", 8, 1).write(gray(1))
+
+
+def test_a_file_that_ffmpeg_could_not_end_gets_no_name(tmp_path, monkeypatch):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text('#!/bin/sh\nfor last; do :; done\ncat > "$last"\necho "No space left on device" >&2\nexit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(fake))
+    writer = writer_for(tmp_path / "clip.mp4", 8, 2)
+    writer.write(gray(2))
+    with pytest.raises(HarnessError, match=r"clip\.mp4: cannot be written \(No space left on device\)"):
+        writer.finish()
+    assert not (tmp_path / "clip.mp4").exists()
