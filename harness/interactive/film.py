@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from harness.config.schema import RolloutConfig
 from harness.data.loader import condition_from_texts
 from harness.errors import HarnessError
-from harness.evaluation.prompts import long_noise
+from harness.evaluation.prompts import fixed_noise
+from harness.evaluation.streamed import clip_noise
 from harness.models.codec import VAE, to_pixels
 from harness.models.condition import Condition
 from harness.models.frame_decoder import FrameDecoder
 from harness.models.text import TextEncoder, encode_prompt
+from harness.pipeline.generation import buffer_for, noise_by_block
 from harness.rollout.stream import Stream
 from harness.seeding import generator_for
 
@@ -112,7 +114,7 @@ class Film:
     model, vae    on one device
     condition     what the video is given besides its text: images, positions, for a clip as trained; batch 1
     rollout       causal and with a window, see `endless`
-    shape         `(C, F, h, w)` of a clip's latents as trained: noise is drawn in parts of this shape
+    shape         `(C, F, h, w)` of a clip's latents as trained
     precision     "bf16": the generator computes in it
     """
 
@@ -135,11 +137,12 @@ class Film:
 
     def begin(self, said: Said, seed: int) -> None:
         """Begin a video with a prompt; one that was being made is dropped."""
-        buffer = max(self.rollout.window, self.rollout.sink + self.rollout.frames_per_block)
         rollout = evolve(self.rollout, kv_grad="detach")  # nothing is trained, and buffers carry no gradient
-        self._stream = Stream(self._under(said), rollout, buffer)
+        self._stream = Stream(self._under(said), rollout, buffer_for(rollout.window, rollout))
         self._decoder = FrameDecoder(self.vae)
         self._rng = generator_for(seed, "renoise")
+        first = fixed_noise(seed, [0], self.shape).to(self._base.text.device)
+        self._noise = noise_by_block(first, clip_noise(seed, [0], first.shape))
         self._prompt, self._seed, self._shown = said.prompt, seed, 0
 
     @torch.no_grad()
@@ -154,8 +157,7 @@ class Film:
         """Make a block. A given first frame is a block of its own."""
         stream, started = self._going, time.monotonic()
         start = stream.frames
-        noise = long_noise(self._seed, [0], self.shape, start, start + self.rollout.frames_per_block)
-        noise = noise.to(self._base.text.device)
+        noise = self._noise(start, start + self.rollout.frames_per_block)
         with self._computing():
             if start == 0 and self.rollout.first_frame_given:
                 latents = stream.give_first(noise)

@@ -1,5 +1,6 @@
 """A film is what `sample` makes with the same seed, and goes on from there as a stream does."""
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -39,6 +40,23 @@ def test_the_first_clip_is_that_of_sample(project, tmp_path, monkeypatch, way):
     assert frames.shape == (CLIP, SIZE, SIZE, 3)
     assert np.abs(frames.astype(int) - kept[0].astype(int)).max() <= 1  # relative positions round otherwise
     assert frames.std() > 5
+
+
+def test_a_video_of_several_prompts_is_that_of_sample_bit_for_bit(project, tmp_path):
+    """So what was seen can be made again: each prompt with the frame from which it was seen."""
+    words = [target("none"), "--prompt", f"0: {PROMPT}", "--prompt", f"13: {OTHER}", "--seed", "5", "--frames", "33"]
+    words += ["--window", "3", "--sink", "1", "--rope", "relative", "--out", str(tmp_path / "x.webp")]
+    (path,) = sample.sample(sample.parser().parse_args(words), project)
+    loaded = load_film(target("none"), project)
+    film = loaded.film
+    assert (film.rollout.window, film.rollout.sink, film.rollout.rope) == (3, 1, "relative")
+    film.begin(loaded.reader.read(PROMPT), 5)
+    frames = made(film, 4)
+    assert len(frames) == 13
+    film.switch(loaded.reader.read(OTHER))
+    frames = np.concatenate([frames, made(film, 5)])
+    sampled = np.stack([*iio.imiter(path)])[:, ::4, ::4, :3]
+    assert np.array_equal(frames, sampled)
 
 
 def test_it_goes_on_without_growing_and_counts_frames(loaded):
