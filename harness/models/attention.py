@@ -16,7 +16,7 @@ from attrs import frozen
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention
 
-from harness.models.kv_cache import Past
+from harness.models.kv_storage import Past
 from harness.models.rotary import rotate
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

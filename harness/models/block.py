@@ -7,7 +7,7 @@ from attrs import frozen
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 from harness.models.attention import KeyValue, Pattern, full
-from harness.models.kv_cache import Past
+from harness.models.kv_storage import Past
 
 
 @frozen(eq=False, kw_only=True)

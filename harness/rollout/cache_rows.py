@@ -9,7 +9,8 @@ from torch import Tensor
 
 from harness.models.block import EmbeddedCondition
 from harness.models.condition import Condition
-from harness.models.kv_cache import KVCache, Past
+from harness.models.kv_cache import KVCache
+from harness.models.kv_storage import Past
 
 Rows = slice | Tensor  # of the batch: a slice gives views, int64 indices give copies
 

@@ -4,7 +4,7 @@ import torch
 
 from harness.diffusion.schedule import warp_steps
 from harness.models.denoiser import predict_velocity
-from harness.models.kv_cache import Past
+from harness.models.kv_storage import Past
 from harness.rollout.block import denoise_block
 from harness.rollout.stream import noised_context
 
