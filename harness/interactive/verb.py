@@ -146,12 +146,14 @@ def announce(address: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb `interactive`. Ctrl-C and a polite kill end the video, and the file is finished."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    endings = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, signal.default_int_handler) for each in endings]  # Composer would exit in our midst
     try:
         interactive(parser().parse_args(argv))
     except (KeyboardInterrupt, EOFError):
         with contextlib.suppress(OSError):
             os.write(1, b"\n")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in zip(endings, before):
+            signal.signal(each, handler)
     return 0
