@@ -123,7 +123,7 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
             does not fit the run.
     """
     check_backend(config.attention_backend, precision=config.precision, training=True)
-    check_lora(config, root)
+    check_shared_teacher(config, root)
     generator = initial_generator(config, root)
     set_backend(generator, config.attention_backend)
     if config.method == "sft":
@@ -148,20 +148,10 @@ def build_method(config: RunConfig, root: Path) -> ComposerModel:
     return build_dmd(generator, critic, teacher, config.dmd, config.rollout)
 
 
-def check_lora(config: RunConfig, root: Path) -> None:
-    """Raise HarnessError for settings of `lora` that do not fit the run."""
-    lora = config.lora
-    if lora.rank is not None and config.method != "dmd":
-        raise HarnessError(
-            f"lora.rank: {lora.rank}: adapters are for `method: dmd`, not {config.method}; set it to null"
-        )
-    if not lora.share_teacher:
+def check_shared_teacher(config: RunConfig, root: Path) -> None:
+    """Raise HarnessError if the critic's base cannot be the teacher, where the run shares it."""
+    if not config.lora.share_teacher:
         return
-    if lora.rank is None:
-        raise HarnessError(
-            "lora.share_teacher: true: a critic without adapters does not keep the teacher's weights; set lora.rank, "
-            "or share_teacher to false"
-        )
     critic, teacher = critic_folder(config, root), teacher_folder(config, root)
     if critic.resolve() != teacher.resolve():
         raise HarnessError(

@@ -183,8 +183,8 @@ def test_the_shared_teacher_is_the_critics_base(project, small_run):
 @pytest.mark.parametrize(
     ("method", "settings", "words"),
     [
-        ("sft", LORA, r"lora.rank: 2: adapters are for `method: dmd`, not sft"),
-        ("dmd", ("lora.share_teacher=true",), r"lora.share_teacher: true: .*set lora.rank"),
+        ("sft", LORA, r"lora.rank: adapters are for `method: dmd`, not sft"),
+        ("dmd", ("lora.share_teacher=true",), r"lora.share_teacher: .*set lora.rank"),
         ("dmd", (*LORA, "lora.targets=[to_z]"), r"lora.targets: to_z is no linear layer.*attn1.to_q"),
         (
             "dmd",
