@@ -118,6 +118,19 @@ def test_a_restart_begins_another_video_at_once():
     assert film.calls == [("begin", "first", 0), ("begin", "second", 1), ("begin", "second", 2)]
 
 
+def test_a_restart_drops_the_rest_of_the_block_that_is_shown():
+    seen = []
+    with session(Drawn(), fps=100) as now, now.watching(seen.append):
+        until(lambda: len(seen) % 4 == 1)
+        now.pause()
+        time.sleep(0.05)  # for a frame that is on its way
+        count = len(seen)
+        assert count % 4
+        now.restart()
+        until(lambda: len(seen) > count)
+    assert (seen[count].seed, seen[count].frame) == (1, 0)
+
+
 def test_frames_come_in_the_videos_own_time_and_speeds_are_told():
     times = []
     with session(Drawn(), fps=50) as now, now.watching(lambda shown: times.append(time.monotonic())):
