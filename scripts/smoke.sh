@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# The pipeline with two of the experiments at a size of minutes, in a copy of this tree under .smoke: the same code, the
+# The pipeline with some of the experiments at a size of minutes, in a copy of this tree under .smoke: the same code, the
 # preset `smoke`, one seed.
-# Usage: scripts/smoke.sh [JOBS]; needs the virtual environment's bin/ first in PATH (`make smoke` sees to it).
+# Usage: scripts/smoke.sh JOBS EXPERIMENT…; needs the virtual environment's bin/ first in PATH (`make smoke` sees to it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-jobs=${1:-2}
+jobs=${1:?how many stages at once}
+experiments=("${@:2}")
 copy=$PWD/.smoke
 export WANDB_MODE=${WANDB_MODE:-offline}
-
-# Both kinds of experiment; the others differ in settings that `make smoke-distributed` and the tests run.
-experiments=(two_stage_vs_one_stage i2v_conditioning)
 
 scripts/smoke_copy.sh "$copy"
 cd "$copy"
