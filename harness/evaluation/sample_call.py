@@ -10,7 +10,8 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from harness.config.load import Params, cross_check, structure, to_dict
+from harness.config.checks import cross_check
+from harness.config.load import Params, structure, to_dict
 from harness.config.schema import LongTuningConfig, RolloutConfig, RunConfig
 from harness.errors import HarnessError
 from harness.evaluation.media import SUFFIXES

@@ -110,20 +110,16 @@ def test_problems_of_the_i2v_section_are_reported_there(project):
         load_params(project / "params.yaml")
 
 
-def test_an_image_needs_a_network_that_reads_it_and_data_that_has_it(project):
-    params = project / "params.yaml"
-    image = ["rollout.image_conditioning=both"]
-    with pytest.raises(HarnessError, match="`model: tiny` does not read"):
-        resolve_file(project / "dmd.yaml", [*image, "model=tiny"], params)
-    with pytest.raises(HarnessError, match="reads image tokens and `y`: expected channels or both, got none"):
-        resolve_file(project / "dmd.yaml", ["model=tiny-i2v"], params)
-    with pytest.raises(HarnessError, match="frames: must be at least 2 where the first one is given"):
-        resolve_file(project / "dmd.yaml", [*image, "frames=1"], params)
-    assert resolve_file(project / "dmd.yaml", [*image, "frames=8"], params).frames == 8  # 1 + 3 + 3 + 1
-    edit(params, "image_encoder: random_clip", "image_encoder: null")
-    edit(params, "    i2v: {model: tiny-i2v, teacher: checkpoints/teacher_i2v, sft: {updates: 4}}", "")
-    with pytest.raises(HarnessError, match=r"set encoders\.image_encoder in the preset"):
-        resolve_file(project / "dmd.yaml", [*image, "model=tiny-i2v"], params)
+def test_the_section_for_long_video_holds_where_a_run_is_long(project):
+    edit(project / "params.yaml", "    i2v:", "    long: {evaluate_frames: 18, dmd: {cfg_scale: 4}}\n    i2v:")
+    edit(project / "experiments/trial/experiment.yaml", "init.kind: teacher", "init.kind: teacher, long: true")
+    one, two = resolve_target("trial/one/seed0", project), resolve_target("trial/two/seed0", project)
+    assert (one.evaluate_frames, two.evaluate_frames) == (18, None)
+    assert one.dmd.cfg_scale == 1.5  # what the experiment says counts
+    assert one.dmd.generator_updates == two.dmd.generator_updates == 12  # the rest is the preset's
+    edit(project / "params.yaml", "evaluate_frames: 18", "evaluate_frame: 18")
+    with pytest.raises(HarnessError, match=r"presets\.small\.long\.evaluate_frame: unknown key"):
+        load_params(project / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -186,122 +182,16 @@ def test_a_bad_value_is_reported_where_it_was_given(project):
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("frames=12", "command line: frames: 12 latent frames, but clips of 33 frames have 9"),
-        ("rollout.frames_per_block=2", "command line: rollout.frames_per_block: 9 latent frames do not divide"),
-        ("rollout.window=2", "command line: rollout.window: must hold a block"),
-        (
-            "rollout={window: 6, sink: 6}",
-            "command line: rollout.sink: must be below the window (6 frames, sink included)",
-        ),
-        ("model=wan2.1-t2v-1b", 'model: "wan2.1-t2v-1b" is no model; did you mean `wan2.1-t2v-14b`?'),
-        ("monitor.metric=fdv", 'command line: monitor.metric: "fdv" is no metric; did you mean `fvd`?'),
-        ("dmd.min_t=990", "command line: dmd.min_t: must be below dmd.max_t"),
         ("init.kind=checkpoint", "command line: init.path: must be given"),
         ("rollout.denoising_steps=[500,1000]", "command line: rollout.denoising_steps: must decrease"),
         ("method=gan", "command line: method: expected one of sft, causal_sft, dmd"),
         ("preset=3", "preset: expected text"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(project, override, place):
+def test_a_bad_override_is_refused(project, override, place):
     with pytest.raises(HarnessError) as caught:
         resolve_file(project / "dmd.yaml", [override], project / "params.yaml")
     assert place in str(caught.value)
-
-
-LONG = {
-    "long_tuning.enabled": True,
-    "long_tuning.max_frames": 33,
-    "long_tuning.min_new_frames": 6,
-    "rollout.window": 9,
-    "rollout.sink": 3,
-}
-
-
-def long(project, **changes):
-    """A run of long tuning, with changes whose dots are double underscores."""
-    values = LONG | {key.replace("__", "."): value for key, value in changes.items()}
-    words = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
-    return resolve_file(project / "dmd.yaml", words, project / "params.yaml")
-
-
-def test_long_tuning_of_every_length_that_fits(project):
-    assert long(project).long_tuning.max_frames == 33
-    long(project, rollout__window=-1, rollout__sink=0)
-    long(project, rollout__window=4)
-    long(project, long_tuning__max_frames=9)
-    long(project, long_tuning__max_frames=15, long_tuning__switch_probability=1)
-    long(project, long_tuning__min_new_frames=9, rollout__window=3, rollout__sink=0)
-    off = {"long_tuning__enabled": False, "long_tuning__min_new_frames": 18, "rollout__window": 3, "rollout__sink": 0}
-    long(project, **off, dmd__rollouts_ahead=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        ({"method": "sft"}, "long_tuning.enabled: long tuning is for `method: dmd`, not sft"),
-        (
-            {"rollout__attention": "bidirectional"},
-            "long_tuning.enabled: long tuning needs `rollout.attention: causal`",
-        ),
-        (
-            {"rollout__image_conditioning": "channels"},
-            "long_tuning.enabled: with `rollout.image_conditioning: channels` critic and teacher would have",
-        ),
-        (
-            {"dmd__rollouts_ahead": True},
-            "dmd.rollouts_ahead: makes rollouts before their turn, but with `long_tuning.enabled` each goes on",
-        ),
-        ({"long_tuning__min_new_frames": 5}, "long_tuning.min_new_frames: must be whole blocks (3 frames, "),
-        ({"long_tuning__min_new_frames": 12}, "and fit a clip (frames: 9), got 12"),
-        ({"long_tuning__max_frames": 6}, "long_tuning.max_frames: must hold a clip (frames: 9), got 6"),
-        (
-            {"long_tuning__max_frames": 14, "long_tuning__switch_probability": 0.5},
-            "long_tuning.switch_probability: a prompt changes after the first chunk, but 14 frames",
-        ),
-        (
-            {"rollout__window": 5, "long_tuning__min_new_frames": 3, "rollout__sink": 0},
-            "rollout.window: must reach one frame beyond the clip that long tuning judges: at least 7 frames",
-        ),
-    ],
-)
-def test_long_tuning_that_does_not_fit_is_refused(project, change, place):
-    with pytest.raises(HarnessError) as caught:
-        long(project, **change)
-    assert place in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("method", "words", "place"),
-    [
-        ("causal_sft", ["lora.rank=4"], "lora.rank: adapters are for `method: dmd`, not causal_sft"),
-        ("dmd", ["lora.share_teacher=true"], "lora.share_teacher: critic and teacher can share weights only where"),
-        ("dmd", ["evaluate_frames=15"], "evaluate_frames: must be at least twice a training clip (18 latent frames)"),
-        ("dmd", ["evaluate_frames=19"], "evaluate_frames: must be whole blocks (3 frames, rollout.frames_per_block)"),
-    ],
-)
-def test_adapters_and_long_clips_that_do_not_fit_are_refused(project, method, words, place):
-    with pytest.raises(HarnessError) as caught:
-        resolve_file(project / f"{method}.yaml", words, project / "params.yaml")
-    assert f"command line: {place}" in str(caught.value)
-
-
-def test_long_clips_follow_the_blocks(project):
-    params = project / "params.yaml"
-    assert resolve_file(project / "dmd.yaml", ["evaluate_frames=18"], params).evaluate_frames == 18
-    resolve_file(project / "dmd.yaml", ["evaluate_frames=19", "rollout.attention=bidirectional"], params)
-    resolve_file(project / "dmd.yaml", ["evaluate_frames=19", "rollout.image_conditioning=first_latent"], params)
-
-
-@pytest.mark.parametrize("kind", ["causal_sft", "student"])
-def test_only_dmd_starts_from_a_run_of_the_same_seed(project, kind):
-    words = [f"init.kind={kind}", "init.path=checkpoints/trial/one"]
-    with pytest.raises(HarnessError, match=f"{kind} is a start for dmd only"):
-        resolve_file(project / "causal_sft.yaml", words, project / "params.yaml")
-
-
-def test_a_causal_sft_does_not_start_from_itself(project):
-    with pytest.raises(HarnessError, match="a start for dmd only"):
-        resolve_file(project / "causal_sft.yaml", ["init.kind=causal_sft"], project / "params.yaml")
 
 
 def test_overrides_are_yaml_and_the_last_wins():
