@@ -10,16 +10,24 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from harness.config.chunks import chunk_lengths, mean_sequence, switch_places
+from harness.config.costs import (
+    block_counts,
+    dmd_updates,
+    ema_half_life,
+    long_rollout_cost,
+    pixel_frames,
+    sampling_forwards,
+    training_rollout_cost,
+    warped_timesteps,
+)
 from harness.config.documents import read_yaml
+from harness.config.explain_long import Line, adapters, long_evaluation, long_tuning
 from harness.config.load import SEEDLESS, load_params, resolve_file, resolve_preset, resolve_target, split_target
 from harness.config.schema import (
     AdamWConfig,
     CausalSFTConfig,
-    DMDConfig,
-    LoRAConfig,
     Preset,
     RolloutConfig,
     RunConfig,
@@ -28,67 +36,7 @@ from harness.config.schema import (
 from harness.config.structure import suggest
 from harness.errors import HarnessError
 
-Line = tuple[str, str]  # a heading of a few words, and what there is to say
 PROCESSES = (1, 8, 64)  # for which the split of a batch is shown
-
-
-def warped_timesteps(indices: Sequence[int], shift: float) -> list[float]:
-    """Timesteps t in 0…1000 of table indices k: `1000·s·u / (1 + (s − 1)·u)`, `u = k/1000` (Wan, arXiv 2503.20314)."""
-    return [1000.0 * shift * (k / 1000) / (1 + (shift - 1) * (k / 1000)) for k in indices]
-
-
-def sampling_forwards(rollout: RolloutConfig, frames: int) -> tuple[int, int]:
-    """(denoising, context) forwards of one sampled video of `frames` latent frames: all steps of every block."""
-    blocks, context_passes = _blocks(rollout, frames)
-    return blocks * len(rollout.denoising_steps), context_passes
-
-
-def _blocks(rollout: RolloutConfig, frames: int) -> tuple[int, int]:
-    """(blocks that are generated, context passes): the last block needs no such pass, a given first frame has one."""
-    if rollout.attention == "bidirectional":
-        return 1, 0
-    given = int(rollout.first_frame_given)
-    blocks = math.ceil((frames - given) / rollout.frames_per_block)
-    return blocks, blocks - 1 + given
-
-
-def ema_half_life(decay: float) -> float:
-    """Updates after which a weight counts half in the average; 0 when nothing is averaged."""
-    return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
-
-
-@frozen
-class RolloutCost:
-    """Denoiser forwards of one rollout of the generator, averaged over exit steps."""
-
-    blocks: float
-    steps_per_block: float
-    context_passes: float  # write a finished block, or a given first frame, into the cache; the last block needs none
-
-    @property
-    def forwards(self) -> float:
-        """Denoising steps and context passes together."""
-        return self.blocks * self.steps_per_block + self.context_passes
-
-
-def training_rollout_cost(rollout: RolloutConfig, frames: int) -> RolloutCost:
-    """The mean cost of a training rollout of `frames` latent frames."""
-    steps = len(rollout.denoising_steps)
-    mean_steps = float(steps) if rollout.exit_step == "last" else (steps + 1) / 2
-    blocks, context_passes = _blocks(rollout, frames)
-    return RolloutCost(blocks=blocks, steps_per_block=mean_steps, context_passes=context_passes)
-
-
-def long_rollout_cost(config: RunConfig) -> RolloutCost:
-    """The mean cost of what an update of long tuning adds to its sequence.
-
-    Every block but a sequence's last is written to the cache. Where a prompt changes, what of the window is run again
-    is not counted: it depends on the place.
-    """
-    chunks, frames = mean_sequence(config.frames, config.rollout.frames_per_block, config.long_tuning)
-    blocks = frames / chunks / config.rollout.frames_per_block
-    clip = training_rollout_cost(config.rollout, config.frames)
-    return RolloutCost(blocks=blocks, steps_per_block=clip.steps_per_block, context_passes=blocks - 1 / chunks)
 
 
 def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
@@ -98,7 +46,7 @@ def explain(config: RunConfig, preset: Preset, note: str | None = None) -> str:
     if config.method == "dmd":
         sections += [("Rollout", _rollout(config)), ("Distillation", _dmd(config))]
         if config.long_tuning.enabled:
-            sections += [("Long tuning", _long_tuning(config, preset.encoders.temporal_factor))]
+            sections += [("Long tuning", long_tuning(config, preset.encoders.temporal_factor))]
         sections += [("Budget", _dmd_budget(config))]
     else:
         section = config.sft if config.method == "sft" else config.causal_sft
@@ -149,7 +97,7 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
     images = ", and image tokens and `y` of their first frames," if config.rollout.has_image else ""
     if config.method == "dmd":
         yield "needs", f"captions{images} of the clips in {config.data}/train: no real latent enters the loss"
-        batches, batch = _dmd_updates(config.dmd)[0], config.dmd.batch_size
+        batches, batch = dmd_updates(config.dmd)[0], config.dmd.batch_size
     else:
         section = config.sft if config.method == "sft" else config.causal_sft
         yield "needs", f"latents and captions{images} of the clips in {config.data}/train"
@@ -219,15 +167,9 @@ def _reach(rollout: RolloutConfig) -> str:
     return f"{sink}the last {recent} finished frames, and itself: a window of {rollout.window}"
 
 
-def _dmd_updates(dmd: DMDConfig) -> tuple[int, int]:
-    """(batches, critic updates): every update has a batch of its own; training ends with the last generator update."""
-    critic = dmd.critic_warmup_updates + (dmd.generator_updates - 1) * dmd.critic_updates_per_generator_update
-    return critic + dmd.generator_updates, critic
-
-
 def _dmd(config: RunConfig) -> Iterable[Line]:
     dmd = config.dmd
-    batches, critic = _dmd_updates(dmd)
+    batches, critic = dmd_updates(dmd)
     ratio, warmup = dmd.critic_updates_per_generator_update, dmd.critic_warmup_updates
     yield (
         "updates",
@@ -253,73 +195,11 @@ def _dmd(config: RunConfig) -> Iterable[Line]:
     }
     yield "gradient over", normalizers[dmd.normalize_gradient]
     if config.lora.rank is not None:
-        yield "adapters", _lora(config.lora)
+        yield "adapters", adapters(config.lora)
     yield "average", _ema(dmd.ema_decay, dmd.ema_start, dmd.generator_updates, "generator updates")
     yield "generator", _adamw(dmd.generator_optimizer, dmd.generator_updates)
     yield "critic", _adamw(dmd.critic_optimizer, critic)
     yield "the loss value", "is a gradient's norm: it says nothing about quality (watch results/…/quality.csv)"
-
-
-def pixel_frames(latent_frames: int, temporal_factor: int) -> int:
-    """Frames of video of so many latent ones: the first is one frame, each later one `temporal_factor`."""
-    return 1 + (latent_frames - 1) * temporal_factor
-
-
-def _length(latent_frames: int, temporal_factor: int) -> str:
-    return f"{latent_frames} latent frames ({pixel_frames(latent_frames, temporal_factor)} frames)"
-
-
-def _long_tuning(config: RunConfig, temporal_factor: int) -> Iterable[Line]:
-    tuning, rollout, frames = config.long_tuning, config.rollout, config.frames
-    longest, block = tuning.max_frames, rollout.frames_per_block
-    chunks, length = mean_sequence(frames, block, tuning)
-    yield "a sequence", f"goes on over the updates, up to {_length(longest, temporal_factor)}: {chunks:.3g} updates"
-    later = list(chunk_lengths(frames, frames, block, evolve(tuning, max_frames=2 * frames)))
-    drawn = ", drawn evenly, the same on all ranks" if len(later) > 1 else ""
-    yield "an update", f"makes {_either(later)} new frames{drawn}; the first of a sequence {frames}"
-    carried = frames - tuning.min_new_frames
-    yield (
-        "judged",
-        f"a clip of {frames}: the new frames, and up to {carried} before them; it begins with an image, encoded anew",
-    )
-    yield (
-        "gradient in",
-        f"new frames only; critic's loss over the whole clip ({length / chunks:.3g} are new on average)",
-    )
-    places = switch_places(frames, block, tuning)
-    if not tuning.switch_probability or not places:
-        yield "prompts", "one for a sequence"
-        return
-    yield (
-        "prompts",
-        f"{tuning.switch_probability:.0%} of the sequences change theirs once, at any of the frames {places[0]}"
-        f"…{places[-1]} alike; {_on_switch(rollout)}",
-    )
-
-
-def _on_switch(rollout: RolloutConfig) -> str:
-    sink = f", the sink of {rollout.sink} stays" if rollout.sink else ""
-    return {
-        "recache_keep_sink": f"the last frames are run again under the new one{sink}",
-        "recache": "the last frames are run again under the new one, the first of them are the sink",
-        "keep": "the cache stays as it is",
-        "clear": "the cache is emptied",
-    }[rollout.on_switch]
-
-
-def _either(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def _lora(lora: LoRAConfig) -> str:
-    """What of generator and critic is trained with adapters."""
-    named = "every linear layer of the blocks" if "all" in lora.targets else f"the layers {', '.join(lora.targets)}"
-    shared = "; the teacher is the critic's base without its adapter" if lora.share_teacher else ""
-    return (
-        f"rank {lora.rank}, scaled by {lora.alpha / (lora.rank or 1):g} (alpha {lora.alpha:g}), on {named}, of "
-        f"generator and critic; their own weights stay as they are{shared}"
-    )
 
 
 def _dmd_budget(config: RunConfig) -> Iterable[Line]:
@@ -327,7 +207,7 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
     if config.long_tuning.enabled:
         rollout = long_rollout_cost(config)
     teacher = 1 if config.dmd.cfg_scale == 1.0 else 2
-    _, critic = _dmd_updates(config.dmd)
+    _, critic = dmd_updates(config.dmd)
     whole = config.dmd.generator_updates
     yield (
         "a rollout",
@@ -347,7 +227,7 @@ def _dmd_budget(config: RunConfig) -> Iterable[Line]:
 
 def _sft(config: RunConfig, section: SFTConfig) -> Iterable[Line]:
     if isinstance(section, CausalSFTConfig):
-        blocks, _ = _blocks(evolve(config.rollout, attention="causal"), config.frames)
+        blocks, _ = block_counts(evolve(config.rollout, attention="causal"), config.frames)
         after = "a clean first frame, then " if config.rollout.first_frame_given else ""
         contexts = {
             "teacher_forcing": "clean earlier blocks ([clean ‖ noisy] input)",
@@ -394,12 +274,7 @@ def _adamw(optimizer: AdamWConfig, updates: int) -> str:
 
 def _monitor(config: RunConfig, temporal_factor: int) -> Iterable[Line]:
     monitor = config.monitor
-    if config.evaluate_frames is not None:
-        yield (
-            "long evaluation",
-            f"the student is judged on clips of {_length(config.evaluate_frames, temporal_factor)} too, "
-            f"{config.evaluate_frames / config.frames:.3g} times the training length",
-        )
+    yield from long_evaluation(config, temporal_factor)
     every = config.monitor_every_updates
     if every is None:
         yield "quality", "not measured during training"

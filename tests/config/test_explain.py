@@ -2,23 +2,11 @@ import math
 from pathlib import Path
 
 import pytest
-from attrs import evolve
 
 from harness.algorithms.updates import update_order
 from harness.config.documents import read_yaml
-from harness.config.explain import (
-    batch_splits,
-    ema_half_life,
-    explain,
-    long_rollout_cost,
-    main,
-    sampling_forwards,
-    training_rollout_cost,
-    undeclared,
-    warped_timesteps,
-)
+from harness.config.explain import batch_splits, explain, main, undeclared
 from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target
-from harness.config.schema import RolloutConfig
 from harness.errors import HarnessError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,27 +23,6 @@ TARGETS = [
         for arm in read_yaml(file)["arms"]
     ),
 ]
-
-
-def test_timesteps_are_the_published_ones():
-    assert warped_timesteps([1000, 750, 500, 250], 5.0) == pytest.approx([1000, 937.5, 833.3333, 625])
-    assert warped_timesteps([700], 1.0) == pytest.approx([700])
-
-
-def test_half_life():
-    assert 0.99 ** ema_half_life(0.99) == pytest.approx(0.5)
-    assert ema_half_life(0.0) == 0
-
-
-def test_rollout_cost():
-    causal = RolloutConfig()
-    cost = training_rollout_cost(causal, 21)
-    assert (cost.blocks, cost.steps_per_block, cost.context_passes) == (7, 2.5, 6)
-    assert cost.forwards == 7 * 2.5 + 6
-    last = training_rollout_cost(evolve(causal, exit_step="last"), 21)
-    assert last.forwards == 7 * 4 + 6
-    whole = training_rollout_cost(evolve(causal, attention="bidirectional"), 21)
-    assert (whole.blocks, whole.context_passes, whole.forwards) == (1, 0, 2.5)
 
 
 def page(project: Path, *overrides: str) -> str:
@@ -165,69 +132,23 @@ def test_what_a_run_has_beside_the_usual(project):
         assert expected not in usual
 
 
-LONG = (
-    "long_tuning.enabled=true",
-    "long_tuning.max_frames=33",
-    "long_tuning.min_new_frames=6",
-    "long_tuning.switch_probability=0.5",
-    "rollout.window=9",
-    "rollout.sink=3",
-)
-
-
-def test_long_tuning_in_words_and_numbers(project):
-    text = page(project, *LONG)
-    for part in (
-        "up to 33 latent frames (129 frames): 4.12 updates",
-        "makes 6 or 9 new frames, drawn evenly, the same on all ranks; the first of a sequence 9",
-        "a clip of 9: the new frames, and up to 3 before them",
-        "(7.73 are new on average)",
-        "50% of the sequences change theirs once, at any of the frames 9…27 alike",
-        "run again under the new one, the sink of 3 stays",
-        "costs as many more as blocks are run again",
-    ):
-        assert part in text
-    always = page(project, *LONG, "long_tuning.min_new_frames=9", "long_tuning.switch_probability=0")
-    assert "makes 9 new frames; the first of a sequence 9" in always
-    assert "one for a sequence" in always
-    assert "run again" not in always
-    for way, words in (
-        ("recache", "the first of them are the sink"),
-        ("keep", "stays as it is"),
-        ("clear", "is emptied"),
-    ):
-        assert words in page(project, *LONG, f"rollout.on_switch={way}")
-    assert "Long tuning" not in page(project, *LONG, "long_tuning.enabled=false")
-
-
-def test_the_cost_of_long_tuning(project):
-    config = resolve_file(project / "dmd.yaml", LONG, project / "params.yaml")
-    clips = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=9))
-    assert long_rollout_cost(clips) == training_rollout_cost(config.rollout, 9)
-    two = evolve(config, long_tuning=evolve(config.long_tuning, max_frames=18))  # 9, then 6 or 9: 5.5 blocks
-    assert (long_rollout_cost(two).blocks, long_rollout_cost(two).context_passes) == (2.75, 2.25)
-    assert "6.375 forwards on average, 2.25 of them" in page(project, *LONG, "long_tuning.max_frames=18")
-
-
-def test_adapters_and_long_clips_are_told(project):
-    text = page(project, "lora={rank: 8, alpha: 16, share_teacher: true}", "evaluate_frames=36")
-    assert "rank 8, scaled by 2 (alpha 16), on every linear layer of the blocks" in text
-    assert "the teacher is the critic's base without its adapter" in text
-    assert "clips of 36 latent frames (141 frames) too, 4 times the training length" in text
-    assert "on the layers to_q, to_v," in page(project, "lora={rank: 8, targets: [to_q, to_v]}")
-    assert "adapter" not in page(project)
-    assert "long evaluation" not in page(project)
+def test_long_video_and_adapters_have_their_places(project):
+    long = ("long_tuning={enabled: true, max_frames: 18, min_new_frames: 6}", "rollout={window: 9, sink: 3}")
+    text = page(project, *long)
+    assert "\nLong tuning\n  a sequence" in text
+    assert "6.375 forwards on average, 2.25 of them" in text
+    assert "run again" not in text
+    assert "costs as many more as blocks are run again" in page(project, *long, "long_tuning.switch_probability=0.5")
+    assert "rank 8" in page(project, "lora={rank: 8, alpha: 16}")
+    assert "clips of 36 latent frames" in page(project, "evaluate_frames=36")
+    usual = page(project, long[0].replace("enabled: true", "enabled: false"), long[1])
+    for words in ("Long tuning", "adapter", "long evaluation"):
+        assert words not in usual
 
 
 def test_where_a_student_is_the_start(project):
     text = page(project, "init={kind: student, path: checkpoints/trial/one}", "seed=2")
     assert "the student of the same seed (checkpoints/trial/one/seed2/model)" in text
-
-
-def test_forwards_of_a_sampled_video():
-    assert sampling_forwards(RolloutConfig(), 21) == (28, 6)
-    assert sampling_forwards(RolloutConfig(), 120) == (160, 39)
-    assert sampling_forwards(RolloutConfig(attention="bidirectional"), 21) == (4, 0)
 
 
 def test_how_a_batch_divides(project):
@@ -281,15 +202,6 @@ def test_how_an_image_is_given():
     text = shipped("i2v_vs_t2v/t2v/seed0")
     for word in ("first frame", "image tokens"):
         assert word not in text
-
-
-def test_a_given_first_frame_costs_a_context_pass_and_no_block():
-    given = RolloutConfig(image_conditioning="first_latent")
-    assert sampling_forwards(given, 21) == (28, 7)
-    assert sampling_forwards(evolve(given, frames_per_block=4), 21) == (20, 5)
-    assert sampling_forwards(evolve(given, attention="bidirectional"), 21) == (4, 0)
-    cost = training_rollout_cost(given, 22)
-    assert (cost.blocks, cost.context_passes) == (7, 7)
 
 
 def test_image_to_video_targets_are_declared_for_the_seeds_of_the_parameters(monkeypatch):
