@@ -15,7 +15,7 @@ LAYERS = [
     {"methods", "evaluation"},
     {"algorithms", "callbacks"},
     {"training", "train"},
-    {"cli", "comparison", "planning", "reference", "repro", "stages", "__main__"},
+    {"cli", "comparison", "interactive", "planning", "reference", "repro", "stages", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 ONLY = {  # beyond the ranks
