@@ -76,8 +76,9 @@ def endless(rollout: RolloutConfig, clip_frames: int, asked: Mapping[str, Any]) 
     """The rollout with what is asked for (`window`, `sink`, `rope`, `on_switch`; None: as trained), and a window in any
     case: what sees all its frames cannot go on for ever. And a sentence where one had to be chosen.
 
-    That is the length of a clip as trained (`clip_frames`, latent), its first block as sink, and positions counted
-    inside the window: the first clip is then as in training, and nothing later lies outside of what was trained.
+    That is the length of a clip as trained (`clip_frames`, latent), with its first block as sink: so the first clip is
+    as in training. Positions stay as trained: a generator that learnt absolute ones on short clips repeats its last
+    block under relative ones (docs/tried.md).
 
     Raises HarnessError for a window or a sink that cannot be.
     """
@@ -86,7 +87,7 @@ def endless(rollout: RolloutConfig, clip_frames: int, asked: Mapping[str, Any]) 
     if "window" not in given and rollout.window == -1:
         window = max(clip_frames, block)
         sink = rollout.sink or (block if 2 * block <= window else 0)
-        chosen = {"window": window, "sink": sink, "rope": "relative"}
+        chosen = {"window": window, "sink": sink}
     values = chosen | given
     window, sink = values.get("window", rollout.window), values.get("sink", rollout.sink)
     if window < block:
@@ -104,7 +105,7 @@ def endless(rollout: RolloutConfig, clip_frames: int, asked: Mapping[str, Any]) 
         return rollout, None
     return rollout, (
         f"trained without a window, which a video without an end needs: it sees {window} latent frames at a time, the "
-        f"first {sink} of the video among them, positions {rollout.rope} (--window, --sink and --rope change this)"
+        f"first {sink} of the video among them (--window and --sink change this)"
     )
 
 

@@ -156,7 +156,9 @@ def _length(trained: Trained, asked: Asked, temporal: int) -> Iterator[Differenc
             "grow; --window bounds all three"
         )
     elif rollout.rope == "absolute":
-        effect = "positions beyond those of training; --rope relative keeps them inside the window"
+        effect = "positions beyond those of training"
+        if trained.rollout.rope == "relative":
+            effect += "; --rope relative keeps them inside the window"
     else:
         return
     yield Difference(what="length", trained=f"up to {before}", asked=now, effect=effect)

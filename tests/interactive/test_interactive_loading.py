@@ -24,10 +24,10 @@ def test_what_is_said_before_it_begins(project, tmp_path):
 
 
 def test_what_differs_from_training_is_said(project):
-    notes = load_film(target("none"), project, asked={"window": 2, "rope": "absolute"}).notes
+    notes = load_film(target("none"), project, asked={"window": 2}).notes
     told = [note.partition("): ")[2].partition(":")[0] for note in notes]
     assert told == ["window", "prompt switches", "length"]
-    assert "asked a video without an end" in notes[2]
+    assert "asked a video without an end: positions beyond those of training" in notes[2]
     assert "asked as many as are typed" in notes[1]
     trained = Trained(rollout=RolloutConfig(window=9), frames=9, switches=True, few_step=True, source="")
     assert unlike_training(trained, evolve(trained.rollout, rope="relative"), 4)[0].what == "rope"

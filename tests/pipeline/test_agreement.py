@@ -55,6 +55,9 @@ def test_length_matters_without_a_window_or_with_positions_that_grow():
     absolute = evolve(TRAINED, rollout=evolve(BOUNDED, rope="absolute"))
     assert told(absolute, frames=37) == ["length"]
     assert told(absolute, frames=36) == []
+    long = Asked(rollout=absolute.rollout, frames=37)
+    assert str(differences(absolute, long, 4)[-1]).endswith(": positions beyond those of training")
+    assert str(differences(TRAINED, long, 4)[-1]).endswith("; --rope relative keeps them inside the window")
     whole = evolve(TRAINED, rollout=RolloutConfig(attention="bidirectional"))
     assert told(whole, frames=37) == ["length"]
     assert told(whole, rollout={"window": 5, "sink": 1}) == []  # there is no cache
