@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+from harness.config.chunks import chunk_lengths
 from harness.config.metrics import METRICS
 from harness.config.models import IMAGE_MODELS, MODELS
 from harness.config.schema import Preset, RunConfig
@@ -38,8 +40,12 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
     yield from _check_long_evaluation(config)
     if rollout.window != -1 and rollout.sink >= rollout.window:
         yield "rollout.sink", f"must be below the window ({rollout.window} frames, sink included), got {rollout.sink}"
-    if rollout.window != -1 and rollout.window < rollout.frames_per_block:
-        yield "rollout.window", f"must hold a block ({rollout.frames_per_block} frames), got {rollout.window}"
+    elif rollout.window != -1 and rollout.window < rollout.sink + rollout.frames_per_block:
+        yield (
+            "rollout.window",
+            f"must hold the sink and a block ({rollout.sink} + {rollout.frames_per_block} frames), got "
+            f"{rollout.window}",
+        )
 
 
 def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
@@ -87,6 +93,15 @@ def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
             f"a prompt changes after the first chunk, but {longest} frames (long_tuning.max_frames) hold no second "
             f"one ({frames} + {shortest}); set it to 0",
         )
+    chunks = fixed_chunks(config)
+    cycle = 1 + config.dmd.critic_updates_per_generator_update
+    if chunks is not None and math.gcd(chunks, cycle) > 1:
+        yield (
+            "long_tuning.max_frames",
+            f"every sequence has {chunks} chunks and every {cycle}th update is the generator's (one after "
+            f"{cycle - 1} of the critic's), so that it would meet the same chunks again and again: choose numbers "
+            "without a common divisor, or let chunks differ in length",
+        )
     needed = frames - shortest + 1
     if rollout.window != -1 and rollout.window < needed:
         yield (
@@ -94,6 +109,16 @@ def _check_long_tuning(config: RunConfig) -> Iterable[Problem]:
             f"must reach one frame beyond the clip that long tuning judges: at least {needed} frames (frames − "
             f"long_tuning.min_new_frames + 1), got {rollout.window}",
         )
+
+
+def fixed_chunks(config: RunConfig) -> int | None:
+    """The number of chunks in a long sequence, where every one has as many; None where their lengths are drawn."""
+    made = chunks = 0
+    while lengths := chunk_lengths(made, config.frames, config.rollout.frames_per_block, config.long_tuning):
+        if len(lengths) > 1:
+            return None
+        made, chunks = made + lengths[0], chunks + 1
+    return chunks
 
 
 def _check_lora(config: RunConfig) -> Iterable[Problem]:

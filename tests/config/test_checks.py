@@ -1,7 +1,7 @@
 import pytest
 from attrs import evolve
 
-from harness.config.checks import cross_check
+from harness.config.checks import cross_check, fixed_chunks
 from harness.config.load import load_params, resolve_file
 from harness.errors import HarnessError
 
@@ -11,7 +11,7 @@ from harness.errors import HarnessError
     [
         ("frames=12", "command line: frames: 12 latent frames, but clips of 33 frames have 9"),
         ("rollout.frames_per_block=2", "command line: rollout.frames_per_block: 9 latent frames do not divide"),
-        ("rollout.window=2", "command line: rollout.window: must hold a block"),
+        ("rollout.window=2", "command line: rollout.window: must hold the sink and a block"),
         (
             "rollout={window: 6, sink: 6}",
             "command line: rollout.sink: must be below the window (6 frames, sink included)",
@@ -66,12 +66,30 @@ def long(project, **changes):
 def test_long_tuning_of_every_length_that_fits(project):
     assert long(project).long_tuning.max_frames == 33
     long(project, rollout__window=-1, rollout__sink=0)
-    long(project, rollout__window=4)
+    long(project, rollout__window=6)
     long(project, long_tuning__max_frames=9)
     long(project, long_tuning__max_frames=15, long_tuning__switch_probability=1)
     long(project, long_tuning__min_new_frames=9, rollout__window=3, rollout__sink=0)
     off = {"long_tuning__enabled": False, "long_tuning__min_new_frames": 18, "rollout__window": 3, "rollout__sink": 0}
     long(project, **off, dmd__rollouts_ahead=True)
+
+
+@pytest.mark.parametrize(("longest", "ratio"), [(33, 5), (21, 4), (27, 4)])  # 5, 3 and 4 chunks
+def test_the_generator_meets_every_chunk(project, longest, ratio):
+    config = long(
+        project,
+        long_tuning__max_frames=longest,
+        long_tuning__max_new_frames=6,
+        dmd__critic_updates_per_generator_update=ratio,
+    )
+    chunks = fixed_chunks(config)
+    assert chunks is not None
+    assert {update * (1 + ratio) % chunks for update in range(chunks)} == set(range(chunks))
+
+
+def test_chunks_are_not_fixed_where_their_lengths_are_drawn(project):
+    assert fixed_chunks(long(project)) is None
+    assert fixed_chunks(long(project, long_tuning__max_frames=9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,6 +119,11 @@ def test_long_tuning_of_every_length_that_fits(project):
             {"rollout__window": 5, "long_tuning__min_new_frames": 3, "rollout__sink": 0},
             "rollout.window: must reach one frame beyond the clip that long tuning judges: at least 7 frames",
         ),
+        (
+            {"long_tuning__max_frames": 21, "long_tuning__max_new_frames": 6},  # 9, 15, 21, and a cycle of 6 updates
+            "long_tuning.max_frames: every sequence has 3 chunks and every 6th update is the generator's",
+        ),
+        ({"rollout__window": 7, "rollout__sink": 5}, "rollout.window: must hold the sink and a block (5 + 3 frames)"),
     ],
 )
 def test_long_tuning_that_does_not_fit_is_refused(project, change, place):

@@ -76,7 +76,7 @@ def test_settings_that_do_not_fit_each_other_are_refused_and_not_written(here):
     text = Path("self_forcing_dmd.yaml").read_text().replace("num_frame_per_block: 3", "num_frame_per_block: 22")
     Path("odd.yaml").write_text(text.replace("timestep_shift: 5.0}", "timestep_shift: 5.0, local_attn_size: 6}"))
     with pytest.raises(
-        HarnessError, match=r"odd\.yaml: (.|\n)*rollout\.window: must hold a block(.|\n)*change it there"
+        HarnessError, match=r"odd\.yaml: (.|\n)*rollout\.window: must hold the sink and a block(.|\n)*change it there"
     ):
         main(["odd.yaml", "--out", "ours.yaml"])
     assert not Path("ours.yaml").exists()
