@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every recipe in two processes through the real launcher, at toy size: encoding, SFT, causal SFT with both contexts,
-# causal and bidirectional DMD. Works in a temporary folder; takes clips, encoders and evaluators from .smoke where
-# `make smoke` has left them, else makes them. Needs the virtual environment's bin/ first in PATH.
+# causal and bidirectional DMD, streaming long tuning, adapters. Works in a temporary folder; takes clips, encoders and
+# evaluators from .smoke where `make smoke` has left them, else makes them. Needs the virtual environment's bin/ first
+# in PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -61,5 +62,9 @@ wait $first
 train causal_dmd dmd &
 first=$!
 train bidirectional_dmd dmd rollout.attention=bidirectional dmd.monitor_every_updates=null
+wait $first
+train long_tuning dmd long=true rollout.attention=causal monitor.clips=32 & # half of the captions are shown long
+first=$!
+train adapters dmd "lora={rank: 2, alpha: 2, share_teacher: true}" dmd.monitor_every_updates=null
 wait $first
 echo "smoke-distributed: passed"
