@@ -69,12 +69,12 @@ def build(way: Way, layers: int) -> DMD:
     """The method over three networks."""
     shape = asdict(evolve(geometry(MODEL), num_layers=layers))
     with torch.device("meta"):
-        networks = [CausalWan(**shape) for _ in range(3)]
-    for network in networks[:2]:
+        generator, critic, teacher = (CausalWan(**shape) for _ in range(3))
+    for network in (generator, critic):
         network.enable_gradient_checkpointing()
     adamw = AdamWConfig(lr=1e-5)
     config = DMDConfig(generator_updates=1, generator_optimizer=adamw, critic_optimizer=adamw)
-    return DMD(*networks, config, way.rollout).train()
+    return DMD(generator, critic, teacher, config, way.rollout).train()
 
 
 def run(way: Way, frames: int, layers: int) -> list[Update]:

@@ -17,7 +17,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if not {"[", "|"} & set(line)  # else it is a synopsis
 ]
 VERB_CALLS = [words[words.index("harness") + 1 :] for words in COMMANDS if "harness" in words and "--help" not in words]
