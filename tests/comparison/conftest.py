@@ -46,7 +46,7 @@ PARAMS = {
             "long": {
                 "evaluate_frames": 36,
                 "rollout": {"window": 9, "sink": 3, "rope": "relative"},
-                "long_tuning": {"enabled": True, "max_frames": 36, "min_new_frames": 9},
+                "long_tuning": {"enabled": True, "max_frames": 36, "min_new_frames": 6},
             },
         }
     },
