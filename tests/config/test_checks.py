@@ -70,7 +70,7 @@ def test_long_tuning_of_every_length_that_fits(project):
     long(project, long_tuning__max_frames=9)
     four = {"dmd__critic_updates_per_generator_update": 4}
     long(project, long_tuning__max_frames=15, long_tuning__switch_probability=1, **four)
-    long(project, long_tuning__min_new_frames=9, rollout__window=3, rollout__sink=0)
+    long(project, long_tuning__min_new_frames=9, rollout__window=3, rollout__sink=0, **four)
     off = {"long_tuning__enabled": False, "long_tuning__min_new_frames": 18, "rollout__window": 3, "rollout__sink": 0}
     long(project, **off, dmd__rollouts_ahead=True)
 

@@ -33,7 +33,8 @@ def test_long_tuning_in_words_and_numbers(project):
         "run again under the new one, the sink of 3 stays",
     ):
         assert part in text
-    always = told(project, *LONG, "long_tuning.min_new_frames=9", "long_tuning.switch_probability=0")
+    whole = ("long_tuning.min_new_frames=9", "dmd.critic_updates_per_generator_update=4")
+    always = told(project, *LONG, *whole, "long_tuning.switch_probability=0")
     assert "makes 9 new frames; the first of a sequence 9" in always
     assert "one for a sequence" in always
     assert "run again" not in always
