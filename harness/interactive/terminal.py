@@ -24,9 +24,10 @@ _BELOW = 8  # lines under the picture for what is typed and said
 def typed(source: int, session: Session, poll: float = 0.2) -> Iterator[str]:
     """Lines that come from a file descriptor until it ends, or until the session stops."""
     rest = b""
+    waiting = select.poll()  # select() takes no descriptor above 1023
+    waiting.register(source, select.POLLIN)
     while not session.stopped:
-        ready, _, _ = select.select([source], [], [], poll)
-        if not ready:
+        if not waiting.poll(1000 * poll):
             continue
         data = os.read(source, 65536)
         if not data:

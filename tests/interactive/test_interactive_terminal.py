@@ -1,6 +1,7 @@
 """Lines that are typed, what is answered, and the picture in characters."""
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -145,3 +146,14 @@ def test_an_error_of_the_film_is_raised_and_the_screen_is_put_right(pipe, monkey
     with pytest.raises(HarnessError, match="the film broke"):
         terminal.run(session, pipe[0], out)
     assert "\x1b[r" in out.getvalue()
+
+
+def test_a_descriptor_may_be_as_high_as_the_system_allows(pipe):
+    high = fcntl.fcntl(pipe[0], fcntl.F_DUPFD, 1030)
+    try:
+        session = Session(Drawn(seconds=0.01), read, read("first"))
+        os.write(pipe[1], b"second\n")
+        os.close(pipe[1])
+        assert list(terminal.typed(high, session)) == ["second"]
+    finally:
+        os.close(high)
