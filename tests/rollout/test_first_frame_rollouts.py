@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from small_wan import small_wan
 from torch import nn
 
 from harness.config.schema import RolloutConfig
 from harness.diffusion.flow import velocity_to_x0
-from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.models.denoiser import predict_velocity
 from harness.rollout.causal import causal_blocks, causal_rollout, first_gradient_frame, generated_spans
@@ -20,22 +20,7 @@ SPANS = [(1, 3), (3, 5), (5, 6)]
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    network = CausalWan(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=9,
-        out_channels=4,
-        text_dim=6,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return network
+    return small_wan(in_channels=9)
 
 
 def make_condition(seed=3, batch=2):

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
+from small_wan import small_wan
 
 from harness.config.schema import RolloutConfig
 from harness.diffusion.flow import velocity_to_x0
-from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition
 from harness.models.denoiser import predict_velocity
 from harness.models.kv_cache import KVCache
@@ -18,22 +17,7 @@ FRAMES, BLOCK = 5, 2
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    network = CausalWan(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=6,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return network
+    return small_wan(in_channels=4)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_stream import PlainStream
+from small_wan import small_wan
 from torch import nn
 
 from harness.config.schema import RolloutConfig
 from harness.diffusion.flow import velocity_to_x0
-from harness.models.causal_wan import CausalWan
 from harness.models.condition import Condition, pad_text
 from harness.models.denoiser import predict_velocity
 from harness.models.kv_cache import KVCache
@@ -25,24 +25,7 @@ SIZE, GIVEN_FRAMES = 4, 5  # latent pixels; frames of `y`, fewer than most of th
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    network = CausalWan(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=7,
-        out_channels=4,
-        text_dim=6,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        image_dim=6,
-        added_kv_proj_dim=24,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return network.requires_grad_(False)
+    return small_wan(in_channels=7, image_dim=6, added_kv_proj_dim=24).requires_grad_(False)
 
 
 def make_condition(seed=3, batch=2):
