@@ -48,7 +48,7 @@ def read_plan(targets: Sequence[str] = (), experiments: Sequence[str] = ()) -> P
 
     try:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
-            graph = repo.index.graph
+            graph = (_index(repo, experiments) if experiments else repo.index).graph
             # Not by `collect`, which reads the files again: the lock files are most of an idle call's time.
             files = {f"experiments/{name}/dvc.yaml" for name in experiments} or ({"dvc.yaml"} if not targets else set())
             wanted = {stage for goal in targets for stage in repo.stage.collect(goal)}
@@ -67,6 +67,26 @@ def read_plan(targets: Sequence[str] = (), experiments: Sequence[str] = ()) -> P
             }
     except DvcException as error:
         raise HarnessError(f"DVC cannot read the pipeline: {_chain(error)}") from error
+
+
+def _index(repo: Any, experiments: Sequence[str]) -> Any:
+    """The stages of ./dvc.yaml, of these experiments and of those whose outputs they read.
+
+    The lock files of the others are as long as theirs, and reading them would be half of an idle call.
+    """
+    from dvc.repo.index import Index
+
+    known = {path.parent.name for path in Path(repo.root_dir).glob("experiments/*/dvc.yaml")}
+    index = Index.from_file(repo, str(Path(repo.root_dir, "dvc.yaml")))
+    read, todo = set(), set(experiments)
+    while todo:
+        files = [str(Path(repo.root_dir, "experiments", name, "dvc.yaml")) for name in sorted(todo)]
+        read |= todo
+        index = Index.from_indexes(repo, [index, *(Index.from_file(repo, file) for file in files)])
+        # An output of an experiment lies in a folder with its name: checkpoints/<name>, results/<name>.
+        needs = {part for stage in index.stages for dep in stage.deps for part in Path(str(dep)).parts}
+        todo = (known & needs) - read
+    return index
 
 
 def _reachable(graph: Any, start: Any) -> set[Any]:

@@ -83,6 +83,14 @@ def test_a_closed_pipe_is_quiet():
     assert done.stderr == ""
 
 
+def test_a_python_without_the_packages_is_told_where_they_are():
+    bare = [sys.executable, "-S", "-m", "harness", "--help"]  # -S: without site-packages
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "has no package attrs: run .venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_module_runs():
     done = subprocess.run(
         [sys.executable, "-m", "harness", "explain", "tacher"], cwd=ROOT, capture_output=True, text=True, timeout=60

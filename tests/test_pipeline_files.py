@@ -157,19 +157,24 @@ def test_a_training_stage_tracks_every_setting_that_it_reads(stage, preset):
     assert tracked == run.keys() - unread
 
 
-def test_a_third_experiment_is_one_more_folder(tmp_path):
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """The pipeline's files without what it made, as the working directory."""
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("dvc.lock"))
-    shutil.copytree(EXPERIMENTS[0].parent, tmp_path / "experiments/third", ignore=shutil.ignore_patterns("dvc.lock"))
-    declaration = tmp_path / "experiments/third/experiment.yaml"
+    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_third_experiment_is_one_more_folder(pipeline):
+    shutil.copytree(EXPERIMENTS[0].parent, pipeline / "experiments/third", ignore=shutil.ignore_patterns("dvc.lock"))
+    declaration = pipeline / "experiments/third/experiment.yaml"
     own = EXPERIMENTS[0].parent.name
     declaration.write_text(declaration.read_text().replace(f"name: {own}", "name: third"))
-    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        plan = read_plan()
+    plan = read_plan()
     third = "experiments/third/dvc.yaml:"
     assert f"{third}compare" in plan["report"].needs
     arm = next(iter(read_yaml(declaration)["arms"]))
@@ -177,6 +182,25 @@ def test_a_third_experiment_is_one_more_folder(tmp_path):
     assert f"--target third/{arm}/seed0" in train.command
     assert {"teacher", "causal_sft@0", "evaluate_teacher", "encode", "evaluators"} <= train.needs
     assert f"{third}evaluate@{arm}-0" in plan[f"{third}compare"].needs
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        (["causal_vs_bidirectional", "i2v_vs_t2v"], {"causal_vs_bidirectional", "i2v_vs_t2v"}),
+        (["long_tuning"], {"long_tuning", "two_stage_vs_one_stage"}),  # whose students it starts from
+    ],
+)
+def test_a_plan_of_some_experiments_reads_only_the_files_it_needs(pipeline, asked, read):
+    whole = read_plan()
+    for path in EXPERIMENTS:
+        if path.parent.name not in read:
+            (pipeline / "experiments" / path.parent.name / "dvc.yaml").write_text("not: [a pipeline")
+    plan = read_plan(experiments=asked)
+    assert {f"experiments/{name}/dvc.yaml:compare" for name in asked} <= plan.keys()
+    assert plan.pop("report").needs == {f"experiments/{name}/dvc.yaml:compare" for name in read}
+    assert plan == {name: whole[name] for name in plan}
+    assert all(stage.needs <= plan.keys() for stage in plan.values())
 
 
 def test_what_git_and_dvc_ignore():
