@@ -62,9 +62,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "report": Verb("harness.comparison.report:main", "comparisons → reports/index.html", ()),
     },
     "use a trained model": {
-        "prompts": Verb(
-            "harness.data.prompts:main", "encode a list of prompts, for sampling or distillation without clips"
-        ),
+        "prompts": Verb("harness.data.prompts:main", "encode a list of prompts, for distillation without clips"),
         "sample": Verb("harness.evaluation.sample:main", "make videos from captions with a target's generator"),
         "interactive": Verb(
             "harness.interactive.verb:main", "a video that goes on and does what one types; --web: on a local page"

@@ -36,13 +36,13 @@ METHOD = {
     "causal_sft": {"harness.methods.causal_sft"},
     "causal_sft_i2v": {"harness.methods.causal_sft"},
 }
-# Say how values are read, kept and shown elsewhere, not what they are. Of the configuration, defaults and metric
-# directions count.
+# Say how values are read, kept and shown elsewhere, not what they are. Of the configuration, defaults, metric
+# directions and the chunks of long tuning count.
+CONFIG = {"harness.config.schema", "harness.config.metrics", "harness.config.chunks"}
 NOT_TRACKED = {"harness.errors", "harness.io"} | {
     name
     for name in modules()
-    if name.startswith("harness.tracking")
-    or (name.startswith("harness.config.") and name not in ("harness.config.schema", "harness.config.metrics"))
+    if name.startswith("harness.tracking") or (name.startswith("harness.config.") and name not in CONFIG)
 }
 
 

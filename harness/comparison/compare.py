@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.comparison import tables, views
+from harness.comparison.cards import REAL
 from harness.comparison.curves import AXES, common_budget, curve_of, curve_table
 from harness.comparison.declaration import Baselines, Declaration, load_declaration
 from harness.comparison.judge import judge, strongest_baseline
@@ -184,7 +185,7 @@ def _clip_column(name: str, result: Result, model: str, label: str | None = None
     card = result.cards["models"][model]
     column = _column(name, label or f"{card['label']}{after}", result.cards.get("prompts", [])[:CLIP_ROWS])
     sources = [result.folder / clip for clip in card.get("clips", [])[:CLIP_ROWS]]
-    given = {"given": True} if result.given and model not in tables.REAL else {}
+    given = {"given": True} if result.given and model not in REAL else {}
     return {**column, **given, "forwards": card.get("denoiser_forwards_per_video"), "sources": sources}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.comparison.results import REQUIRED_MODELS, Result, Results
+from harness.comparison.cards import REQUIRED_MODELS
+from harness.comparison.results import Result, Results
 
 Block = Mapping[str, Any]  # the long part of a model's card
 TEMPORAL = 4  # pixel frames that each latent frame after the first stands for
@@ -87,7 +88,10 @@ def _by_frame(students: Mapping[str, Mapping[str, Block]]) -> dict[str, dict[str
 
 
 def _switch(first: Block, students: Mapping[str, Mapping[str, Block]]) -> dict[str, Any] | None:
-    """The prompt switch, with the share of clips that obey per arm and seed; arms whose every seed was switched."""
+    """The prompt switch, with the share of clips that obey per arm and seed; arms whose every seed was switched.
+
+    Its place is the same in all of them: `read_results` refuses others, whose delays do not compare.
+    """
     obeyed = {
         arm: {seed: block["switch"]["obeyed"] for seed, block in seeds.items()}
         for arm, seeds in students.items()

@@ -10,16 +10,17 @@ from typing import Any
 
 from attrs import field, frozen
 
+from harness.comparison.cards import REQUIRED_MODELS, card_problems
 from harness.comparison.declaration import Declaration, flatten, is_long
 from harness.config.load import resolve_target
 from harness.config.structure import to_dict
 from harness.errors import HarnessError
 from harness.io import read_json
 
-REQUIRED_MODELS = {
-    "run": ("student", "init"),
-    "causal_sft": ("causal_sft", "causal_sft_euler", "causal_sft_cfg"),
-    "teacher": ("real", "codec", "teacher", "teacher_cut", "teacher_cut_cfg"),
+OTHERWISE = {  # what to do where evaluating again does not help
+    "switch.at": ". A switch waits for the first block of the second half, and delays are counted to the end: if the "
+    "arms have different blocks (rollout.frames_per_block, a given first frame), take an evaluate_frames in whose "
+    "middle a block of each begins, or null"
 }
 Row = dict[str, float]
 
@@ -210,7 +211,7 @@ def long_differences(arms: Mapping[str, Mapping[int, Result]]) -> list[str]:
             first = first or (result.folder, shape)
             problems += [
                 f"{result.folder}/cards.json: models.{model}.long.{key}: {value!r}, but {first[1][key]!r} in "
-                f"{first[0]}/cards.json; such numbers do not compare"
+                f"{first[0]}/cards.json; such numbers do not compare{OTHERWISE.get(key, '')}"
                 for key, value in shape.items()
                 if value != first[1][key]
             ]
@@ -225,6 +226,7 @@ def long_shape(block: Mapping[str, Any]) -> dict[str, Any]:
         "by_frame.frame": block["by_frame"]["frame"],
         "switch.at": block.get("switch", {}).get("at"),
         "switch.frame": block.get("switch", {}).get("frame"),
+        "switch.delay_cap": block.get("switch", {}).get("delay_cap"),
     }
 
 
@@ -304,13 +306,10 @@ class _Reader:
 
     def __call__(self, target: str, kind: str) -> Result:
         folder = self.folder / target
-        cards = self._try(lambda: read_json(folder / "cards.json"), {})
-        if cards:
-            cards = self._checked(folder, cards, kind)
         return Result(
             target=target,
             folder=folder,
-            cards=cards,
+            cards=self._try(lambda: _card(folder / "cards.json", target, kind), {}),
             manifest=self._try(lambda: read_json(folder / "manifest.json"), {}),
             timing=self._try(lambda: _times(folder / "timing.json"), {}),
             quality=self._try(lambda: read_rows(folder / "quality.csv"), []) if kind == "run" else [],
@@ -323,16 +322,12 @@ class _Reader:
             self.problems.append(str(error))
             return empty
 
-    def _checked(self, folder: Path, cards: Any, kind: str) -> Any:
-        if not isinstance(cards, dict) or not isinstance(cards.get("models"), dict) or "protocol" not in cards:
-            self.problems.append(f"{folder}/cards.json: no `models` and `protocol`; evaluate the target again")
-            return {}
-        missing = [name for name in REQUIRED_MODELS[kind] if name not in cards["models"]]
-        if missing:
-            self.problems.append(
-                f"{folder}/cards.json: models: {', '.join(missing)} missing; evaluate the target again"
-            )
-        return cards
+
+def _card(path: Path, target: str, kind: str) -> dict[str, Any]:
+    content = read_json(path)
+    if problems := list(card_problems(content, kind)):
+        raise HarnessError(f"{path}: {'; '.join(problems)}; run `python -m harness evaluate {target}`")
+    return content
 
 
 def _times(path: Path) -> dict[str, Any]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import attrs
 
+from harness.comparison.cards import REAL, REQUIRED_MODELS
 from harness.comparison.curves import AXES, own_compute, parents_compute
 from harness.comparison.declaration import Declaration, flatten, within
 from harness.comparison.judge import baseline_side, card_interval, gain, student_values
-from harness.comparison.results import REQUIRED_MODELS, Result, Results
+from harness.comparison.results import Result, Results
 from harness.comparison.statistics import intervals_apart, mean_interval, sign_flip_p, t_test_p
 from harness.config.metrics import METRICS, STATIC_COLLAPSE_ALARM
 
 Table = list[dict[str, Any]]
-REAL = ("real", "codec")  # models that are no networks
 
 
 def paired_table(declaration: Declaration, results: Results) -> Table:

@@ -31,6 +31,7 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
             f"{config.frames} latent frames do not divide into blocks of {rollout.frames_per_block}",
         )
     yield from _check_image(config, preset)
+    yield from _check_prompts(config)
     if config.init.kind in ("causal_sft", "student") and config.method != "dmd":
         yield "init.kind", f"{config.init.kind} is a start for dmd only"
     if config.long and preset.long is None:
@@ -45,6 +46,19 @@ def cross_check(config: RunConfig, preset: Preset) -> Iterable[Problem]:
             "rollout.window",
             f"must hold the sink and a block ({rollout.sink} + {rollout.frames_per_block} frames), got "
             f"{rollout.window}",
+        )
+
+
+def _check_prompts(config: RunConfig) -> Iterable[Problem]:
+    if config.prompts is None:
+        return
+    if config.method != "dmd":
+        yield "prompts", f"{config.method} learns from clips, which a list of prompts has not; set it to null"
+    if config.rollout.has_image:
+        yield (
+            "prompts",
+            f"with `rollout.image_conditioning: {config.rollout.image_conditioning}` each prompt needs its first "
+            "frame, which a list of prompts has not; set it to null",
         )
 
 

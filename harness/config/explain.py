@@ -95,7 +95,10 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
         f"{length} frames of {data.height}×{data.width}, {seconds:.1f} s at {data.fps} per second",
     )
     images = ", and image tokens and `y` of their first frames," if config.rollout.has_image else ""
-    if config.method == "dmd":
+    if config.prompts is not None:
+        yield "needs", f"the prompts in {config.prompts}; clips only for the monitor"
+        batches, batch = dmd_updates(config.dmd)[0], config.dmd.batch_size
+    elif config.method == "dmd":
         yield "needs", f"captions{images} of the clips in {config.data}/train: no real latent enters the loss"
         batches, batch = dmd_updates(config.dmd)[0], config.dmd.batch_size
     else:
@@ -104,6 +107,11 @@ def _data(config: RunConfig, preset: Preset) -> Iterable[Line]:
         batches, batch = section.updates, section.batch_size
     if config.rollout.has_image:
         yield "first frame", _image(config)
+    if config.captions_with is not None:
+        yield "only", f"captions with the words {config.captions_with!r}"
+    if config.prompts is not None or config.captions_with is not None:
+        yield "reads", f"{batches * batch:,} samples"
+        return
     passes = batches * batch / data.clips.train
     yield "reads", f"{batches * batch:,} samples: {passes:.1f} passes over {data.clips.train:,} clips"
 

@@ -92,6 +92,7 @@ class EncodersConfig:
     image_layers: int = _positive(2)  # of `random_clip`; the tokens are read before the last
     position_channels: bool = False  # sine and cosine of row and column, and a first-frame flag, as input channels
     text_length: int = _positive(512)  # positions the text is zero-padded to; the padding is attended, as in Wan
+    negative_prompt: str | None = None  # what guidance leads away from; null: the empty prompt
     seed: int = field(default=0, validator=ge(0))
 
 
@@ -317,6 +318,13 @@ class RunConfig:
     teacher: str = "checkpoints/teacher"  # its `model/` is a diffusers folder
     critic: str | None = None  # where DMD's critic starts, a model folder of any size; null: from the teacher
     data: str = "data/encoded"
+    # a folder that `python -m harness prompts` wrote: DMD trains on these, not on the clips' captions; null: on those
+    prompts: str | None = None
+
+    @property
+    def told_by(self) -> str:
+        """The folder with what the networks are told in training: prompts, or clips with their captions."""
+        return self.data if self.prompts is None else self.prompts
 
     @property
     def monitor_every_updates(self) -> int | None:

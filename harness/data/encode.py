@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import frozen
-from safetensors.torch import save
 
 from harness.config.load import load_params
 from harness.data import conditions, mds
 from harness.data.conditions import image_condition
-from harness.data.mds import ENCODED_COLUMNS, IMAGE_COLUMNS, SPLITS, UNCONDITIONAL, iter_samples, read_index
+from harness.data.mds import ENCODED_COLUMNS, IMAGE_COLUMNS, SPLITS, iter_samples, read_index
 from harness.data.parts import Part, assemble, finished, parts_of
 from harness.data.prepare import REPORT
 from harness.data.processes import Processes, hold, join_processes
 from harness.data.progress import Progress
 from harness.data.shards import ENCODERS, FINGERPRINT, IMAGE_ENCODERS, SCHEMA
+from harness.data.texts import write_empty_texts
 from harness.errors import HarnessError
-from harness.io import atomic_write_bytes, code_digest, digest, directory_digest, write_json
+from harness.io import code_digest, digest, directory_digest, write_json
 from harness.models import codec, reference_latent, text
 from harness.models import image as image_tower
 from harness.models.codec import VAE, check_geometry, encode_video, from_pixels, latent_scale, load_vae
@@ -146,14 +146,18 @@ def _image_columns(
 
 
 def fingerprint_of(
-    encoders: Encoders, clips: Path, text_length: int, position_channels: bool = False
+    encoders: Encoders,
+    clips: Path,
+    text_length: int,
+    position_channels: bool = False,
+    negative_prompt: str | None = None,
 ) -> dict[str, Any]:
     """What the encoded data depends on, for `fingerprint.json`.
 
     Entries: `schema`; `vae`, `text_encoder`, `tokenizer` (digests); `vae_class`; `latents_mean`, `latents_std`;
     `latent_shape` `[C, F, h, w]`; `frames`, `height`, `width`; `text_dim`, `text_length`; `position_channels`;
     `clips` (digest of the shards' sums). With an image encoder also `image_encoder`, `image_processor` (digests) and
-    `image_tokens` `[T, D]`.
+    `image_tokens` `[T, D]`; `negative_prompt`, where there is one.
 
     Raises:
         HarnessError: the clips do not fit the VAE.
@@ -178,6 +182,7 @@ def fingerprint_of(
         "text_length": text_length,
         "position_channels": position_channels,
         **told,
+        **({} if negative_prompt is None else {"negative_prompt": negative_prompt}),
         "clips": digest({split: read_index(clips / split) for split in SPLITS}),
     }
 
@@ -190,12 +195,14 @@ def encode(
     text_length: int,
     position_channels: bool = False,
     image: bool = False,
+    negative_prompt: str | None = None,
     work: str | Path = ".work/encode",
     processes: Processes | None = None,
     wait: bool = False,
 ) -> None:
     """Write `out/{train,validation,test}`, `unconditional.safetensors`, `fingerprint.json` and `report.json`; every
-    process calls it. With `image` every clip has `image_tokens` and `y` too.
+    process calls it. With `image` every clip has `image_tokens` and `y` too. A `negative_prompt` is written beside
+    them.
 
     Raises:
         HarnessError: missing or damaged clips or encoders, clips that do not fit the VAE, unusable latents, disk
@@ -206,7 +213,7 @@ def encode(
     processes = processes or Processes()
     device = torch.device(f"cuda:{processes.local_rank}" if torch.cuda.is_available() else "cpu")
     encoders = Encoders.load(encoders_folder, text_length=text_length, image=image, device=device)
-    fingerprint = fingerprint_of(encoders, clips, text_length, position_channels)
+    fingerprint = fingerprint_of(encoders, clips, text_length, position_channels, negative_prompt)
     folder = Path(work) / digest([fingerprint, code_digest(_CODE)])[:16]
     parts = parts_of(clips)
     advice = f"Free space and run it again: finished parts are kept in {folder}"
@@ -218,10 +225,7 @@ def encode(
         if processes.rank == 0:
             with mds.new_folder(out) as new:
                 report = assemble(folder, parts, new)
-                empty = to_float16(
-                    encode_prompt(encoders.text, "").vectors, "text of the empty prompt", LARGEST_FLOAT16
-                )
-                atomic_write_bytes(new / UNCONDITIONAL, save({"text": torch.from_numpy(empty)}))
+                write_empty_texts(new, partial(encode_prompt, encoders.text), negative_prompt)
                 write_json(new / REPORT, report)
                 write_json(new / FINGERPRINT, fingerprint)
             shutil.rmtree(folder)
@@ -265,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text_length=config.text_length,
             position_channels=config.position_channels,
             image=config.image_encoder is not None,
+            negative_prompt=config.negative_prompt,
             processes=processes,
             wait=arguments.wait,
         )

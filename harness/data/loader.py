@@ -13,48 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from composer.core import DataSpec
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
 
-from harness.data.mds import IMAGE_COLUMNS, UNCONDITIONAL, count_samples, read_index
+from harness.data.mds import IMAGE_COLUMNS, count_samples, read_index
 from harness.data.shards import read_fingerprint, require_image
 from harness.data.shared_memory import open_streaming
+from harness.data.texts import load_negative, load_unconditional, padded
 from harness.errors import HarnessError
-from harness.models.condition import Condition, pad_text, position_channels
+from harness.models.condition import Condition, position_channels
 
 Batch = dict[str, Any]
-
-
-def _pad(text: Tensor, length: int, where: str) -> Tensor:
-    if len(text) > length:
-        raise HarnessError(
-            f"{where}: the text takes {len(text)} tokens, but encoders.text_length is {length}. "
-            f"Raise it, or encode the data again with it"
-        )
-    return pad_text(text.float(), length)
-
-
-def load_unconditional(folder: str | Path, text_length: int) -> Tensor:
-    """The embedding of the empty prompt in `folder` (`data/encoded`), zero-padded: float32 `[1, text_length, D]`.
-
-    Raises:
-        HarnessError: missing or damaged.
-    """
-    path = Path(folder) / UNCONDITIONAL
-    if not path.is_file():
-        raise HarnessError(f"{path}: no such file. Expected the embedding of the empty prompt; run `dvc repro encode`")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise HarnessError(f"{path}: damaged ({error}). Run `dvc checkout` or `dvc repro encode`") from error
-    if set(tensors) != {"text"} or tensors["text"].ndim != 2:
-        raise HarnessError(
-            f"{path}: expected one tensor `text` [L, D], found {sorted(tensors)}. Run `dvc repro encode`"
-        )
-    return _pad(tensors["text"], text_length, str(path))[None]
 
 
 def load_positions(folder: str | Path, frames: int | None = None) -> Tensor | None:
@@ -63,7 +33,7 @@ def load_positions(folder: str | Path, frames: int | None = None) -> Tensor | No
     `frames` latent frames; by default as many as the clips have.
     """
     fingerprint = read_fingerprint(folder)
-    if not fingerprint.get("position_channels"):  # a prompt list has no geometry
+    if not fingerprint.get("position_channels"):
         return None
     _, length, height, width = fingerprint["latent_shape"]
     return position_channels(frames or length, height, width)
@@ -82,13 +52,13 @@ def condition_from_texts(
     """Texts `[L, D]` of various lengths → a Condition with float32 `text [B, text_length, D]`, zero-padded, the same
     `positions` `[5, F, h, w]` for all, and what each clip is given of its image, as it is.
     """
-    padded = [_pad(torch.as_tensor(np.array(text)), text_length, f"text {i}") for i, text in enumerate(texts)]
+    told = [padded(torch.as_tensor(np.array(text)), text_length, f"text {i}") for i, text in enumerate(texts)]
     return Condition(
-        text=torch.stack(padded),
+        text=torch.stack(told),
         image_tokens=image_tokens,
         y=y,
         first_latent=first_latent,
-        positions=None if positions is None else positions.expand(len(padded), *positions.shape),
+        positions=None if positions is None else positions.expand(len(told), *positions.shape),
         unconditional_text=unconditional,
     )
 
@@ -131,6 +101,7 @@ def build_dataloader(
     seed: int,
     text_length: int,
     image: bool = False,
+    guidance: bool = False,
     shuffle: bool = True,
     drop_last: bool = True,
 ) -> StreamingDataLoader:
@@ -139,7 +110,8 @@ def build_dataloader(
     The order depends on `seed` and the epoch. With the same global batch size, the union of the ranks' batches is the
     same for any number of processes: rank r of n has samples r, r + n, … of it. `state_dict()` and
     `load_state_dict()` resume in the middle of an epoch. No worker processes: they do not pay for encoded latents.
-    With `image` the conditions have `image_tokens`, `y` and `first_latent`; without it they have none of them.
+    With `image` the conditions have `image_tokens`, `y` and `first_latent`; without it they have none of them. Their
+    unconditional text is the empty one, which caption dropout wants, or with `guidance` what guidance leads away from.
 
     Raises:
         HarnessError: the split is missing, smaller than one global batch, or has no image conditions though they are
@@ -166,7 +138,7 @@ def build_dataloader(
     making = partial(
         collate,
         text_length=text_length,
-        unconditional=load_unconditional(folder.parent, text_length),
+        unconditional=(load_negative if guidance else load_unconditional)(folder.parent, text_length),
         positions=load_positions(folder.parent),
         image=image,
     )

@@ -24,6 +24,7 @@ HASH = "sha256"
 SHARD_BYTES = 1 << 26
 INDEX = "index.json"
 UNCONDITIONAL = "unconditional.safetensors"  # beside the splits: the embedding of the empty prompt
+NEGATIVE = "negative.safetensors"  # beside it, where there is a negative prompt: that one's
 
 CLIP_COLUMNS = {"key": "str", "video": "ndarray:uint8", "caption": "str", "attributes": "json"}
 ENCODED_COLUMNS = {

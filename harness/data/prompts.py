@@ -1,28 +1,28 @@
-"""A list of prompts → encoded conditions: for sampling, and for distillation, which needs no clips."""
+"""A list of prompts → encoded conditions for distillation, which needs no clips."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import field, frozen
-from safetensors.torch import save
 
 from harness.config.load import load_params
-from harness.data.mds import PROMPT_COLUMNS, UNCONDITIONAL, disk_errors_named, new_folder, write_mds
+from harness.config.schema import Preset
+from harness.data.mds import PROMPT_COLUMNS, disk_errors_named, new_folder, write_mds
 from harness.data.prepare import REPORT
 from harness.data.problems import Report
-from harness.data.shards import FINGERPRINT, SCHEMA
+from harness.data.shards import FINGERPRINT, PROMPTS, SCHEMA
+from harness.data.texts import write_empty_texts
 from harness.data.videos import read_table
 from harness.errors import HarnessError
-from harness.io import atomic_write_bytes, directory_digest, write_json
+from harness.io import directory_digest, write_json
 from harness.models.text import TextEncoder, clean_prompt, encode_prompt, load_text_encoder
-
-FOLDER = "prompts"
 
 
 @frozen
@@ -82,13 +82,16 @@ def encode_prompts(
     encoders_folder: str | Path,
     out: str | Path,
     *,
+    clips: Mapping[str, Any],
+    negative_prompt: str | None = None,
     report: Report | None = None,
 ) -> Report:
-    """Write `out/prompts` (columns `key, text, caption, attributes`) with what the loader needs beside it.
+    """Write `out/prompts` (columns `key, text, caption, attributes`) with what training needs beside it.
 
-    `harness.data.loader.build_dataloader(out / "prompts", …)` then gives batches without `latent`. Also written:
-    `unconditional.safetensors`, `fingerprint.json` and `report.json` (words that the tokenizer does not know are
-    counted there).
+    `harness.data.loader.build_dataloader(out / "prompts", …)` then gives batches without `latent`. `clips` says of what
+    shape they would be (`latent_shape`, `position_channels`: `clips_of`). Also written: `unconditional.safetensors`,
+    `negative.safetensors` where there is a negative prompt, `fingerprint.json` and `report.json` (words that the
+    tokenizer does not know are counted there).
 
     Raises:
         HarnessError: no prompt; a prompt longer than the encoder takes (with a `report` it is left out and named
@@ -97,16 +100,28 @@ def encode_prompts(
     out = Path(out)
     strict, report = report is None, report or Report()
     with disk_errors_named(out, "Free space and run it again"), new_folder(out) as work:
-        report.written[FOLDER] = write_mds(work / FOLDER, PROMPT_COLUMNS, _rows(prompts, encoder, report))
-        if not report.written[FOLDER] or (strict and report.problems):
+        report.written[PROMPTS] = write_mds(work / PROMPTS, PROMPT_COLUMNS, _rows(prompts, encoder, report))
+        if not report.written[PROMPTS] or (strict and report.problems):
             raise HarnessError(f"{out}: not every prompt can be used (--allow-skips goes on).\n{report.summary()}")
-        empty = encode_prompt(encoder, "").vectors.to(torch.float16)
-        atomic_write_bytes(work / UNCONDITIONAL, save({"text": empty}))
+        write_empty_texts(work, partial(encode_prompt, encoder), negative_prompt)
         digests = {part: directory_digest(Path(encoders_folder) / part) for part in ("text_encoder", "tokenizer")}
         sizes = {"text_dim": encoder.dim, "text_length": encoder.max_length}
-        write_json(work / FINGERPRINT, {"schema": SCHEMA, **digests, **sizes})
+        negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+        write_json(work / FINGERPRINT, {"schema": SCHEMA, **digests, **sizes, **clips, **negative})
         write_json(work / REPORT, report.to_json())
     return report
+
+
+def clips_of(preset: Preset) -> dict[str, Any]:
+    """The shape that the preset's clips would have, in words of a fingerprint: `[C, F, h, w]`, and their positions."""
+    data, encoders = preset.data, preset.encoders
+    shape = [
+        encoders.latent_channels,
+        1 + (data.frames - 1) // encoders.temporal_factor,
+        data.height // encoders.spatial_factor,
+        data.width // encoders.spatial_factor,
+    ]
+    return {"latent_shape": shape, "position_channels": encoders.position_channels}
 
 
 def _rows(prompts: Sequence[Prompt], encoder: TextEncoder, report: Report) -> Iterator[dict[str, Any]]:
@@ -125,7 +140,7 @@ def _rows(prompts: Sequence[Prompt], encoder: TextEncoder, report: Report) -> It
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`prompts`: encode a list of prompts for sampling, or for distillation without clips."""
+    """`prompts`: encode a list of prompts for distillation without clips."""
     parser = argparse.ArgumentParser(prog="python -m harness prompts", description=main.__doc__)
     parser.add_argument("list", help=".txt with one prompt per line, or .csv with a column `prompt`")
     parser.add_argument("--params", default="params.yaml", help="file with the presets")
@@ -135,8 +150,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     report = Report() if arguments.allow_skips else None
     prompts = read_prompts(arguments.list, report)
-    folder, length = Path(arguments.encoders), load_params(arguments.params).preset.encoders.text_length
-    encoder = load_text_encoder(folder / "text_encoder", folder / "tokenizer", max_length=length)
-    result = encode_prompts(prompts, encoder, folder, arguments.out, report=report)
+    folder, preset = Path(arguments.encoders), load_params(arguments.params).preset
+    encoder = load_text_encoder(folder / "text_encoder", folder / "tokenizer", max_length=preset.encoders.text_length)
+    result = encode_prompts(
+        prompts,
+        encoder,
+        folder,
+        arguments.out,
+        clips=clips_of(preset),
+        negative_prompt=preset.encoders.negative_prompt,
+        report=report,
+    )
     print(result.summary(), file=sys.stderr)
+    print(f"{arguments.out}: train on them with `prompts={arguments.out}`", file=sys.stderr)
     return 0

@@ -18,7 +18,8 @@ from harness.io import directory_digest, read_json, sha256_file
 FINGERPRINT = "fingerprint.json"
 ENCODERS = ("vae", "text_encoder", "tokenizer")  # entries of a fingerprint that are digests of folders
 IMAGE_ENCODERS = ("image_encoder", "image_processor")  # further ones, of data for image to video
-FOLDERS = (*SPLITS, "prompts")  # clips and encoded clips have splits, a list of prompts has one folder
+PROMPTS = "prompts"
+FOLDERS = (*SPLITS, PROMPTS)  # clips and encoded clips have splits, a list of prompts has one folder
 SCHEMA = 1
 
 
@@ -65,9 +66,11 @@ def read_fingerprint(folder: str | Path) -> dict[str, Any]:
     return fingerprint
 
 
-def require_fingerprint(folder: str | Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+def require_fingerprint(
+    folder: str | Path, expected: Mapping[str, Any], remake: str = "`dvc repro encode`"
+) -> dict[str, Any]:
     """Refuse latents that other encoders, frames or sizes made: a model trained on them learns noise. Returns the
-    fingerprint.
+    fingerprint; `remake` is the command that makes the folder.
 
     `expected` names the entries that matter, for example `{"vae": digest, "frames": 33}`; entries it does not name
     are not compared.
@@ -84,7 +87,7 @@ def require_fingerprint(folder: str | Path, expected: Mapping[str, Any]) -> dict
     if lines:
         raise HarnessError(
             f"{Path(folder) / FINGERPRINT}: this data was encoded by something else:\n" + "\n".join(lines) + "\n"
-            "Run `dvc repro encode`, or use the encoders and the size that made it"
+            f"Run {remake}, or use the encoders and the size that made it"
         )
     return found
 

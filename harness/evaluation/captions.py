@@ -15,6 +15,7 @@ CAPTIONED = {
 SHOWN = {"digit": DIGITS, "color": tuple(COLORS), "moves": tuple(DIRECTIONS), "speed": tuple(SPEEDS)}
 SLOWEST, FASTEST = 0.25, 1.5  # pixels per frame; outside it is neither speed
 MOST_GRAY = 0.15  # a purity below this is no color
+SMALLEST_LEAD = 1e-6  # pixels per frame; a direction that leads by less is tied with the next
 LARGEST_STRAY = 1.0  # pixels; root mean square departure from uniform motion that still counts as motion
 
 
@@ -55,18 +56,23 @@ def motion_error(displacements: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(stray).sum(-1).mean(1))
 
 
+def moves(displacements: np.ndarray) -> np.ndarray:
+    """Whether the object moves at all, `[B]`."""
+    return np.linalg.norm(tracked_velocity(displacements), axis=1) > SLOWEST
+
+
 def direction_shown(displacements: np.ndarray) -> np.ndarray:
-    """The direction `[B]` nearest to each clip's motion; "" where the object does not move."""
-    velocity = tracked_velocity(displacements)
-    along = velocity @ np.array(list(DIRECTIONS.values()), float).T  # [B, 4]
+    """The direction `[B]` nearest to each clip's motion; "" where the object does not move, or two are as near."""
+    along = tracked_velocity(displacements) @ np.array(list(DIRECTIONS.values()), float).T  # [B, 4]
     nearest = np.array(list(DIRECTIONS))[along.argmax(1)]
-    return np.where(np.linalg.norm(velocity, axis=1) > SLOWEST, nearest, "")
+    second, first = np.sort(along, axis=1)[:, -2:].T
+    return np.where(moves(displacements) & (first - second > SMALLEST_LEAD), nearest, "")
 
 
 def direction_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:
     """Whether the object moves at all, and in the captioned direction (any, where that is left open)."""
     shown, stated = direction_shown(displacements), np.array(wanted)
-    return (shown == stated) | ((shown != "") & (stated == ANY_DIRECTION))
+    return (shown == stated) | (moves(displacements) & (stated == ANY_DIRECTION))
 
 
 def speed_right(displacements: np.ndarray, wanted: list[str]) -> np.ndarray:

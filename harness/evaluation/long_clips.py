@@ -13,6 +13,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from harness.config.schema import RolloutConfig, RunConfig
+from harness.data.digits import ANY_DIRECTION
 from harness.data.progress import Progress
 from harness.evaluation.bench import Bench
 from harness.evaluation.evaluators import Measurements
@@ -41,7 +42,7 @@ def long_frames(run: RunConfig) -> int | None:
 @frozen(kw_only=True, eq=False)
 class LongOutcome:
     """What a model made: clips of `frames` pixel frames in segments, over their prompt switch (None where that cannot
-    be seen), MiB of keys and values per clip that each block saw, and the first clips as uint8 `[F, H, W, 3]`.
+    be seen in any), MiB of keys and values per clip that each block saw, and the first clips as uint8 `[F, H, W, 3]`.
     """
 
     frames: int
@@ -117,11 +118,16 @@ class LongBench:
         return min(at, max(AROUND // 2, pixel_frames(self.bench.shape[1], self.temporal) // 4))
 
     def _switched(self, parts: list[Measurements], config: RolloutConfig) -> Switched | None:
-        digits = Measurements.cat(parts).digits
-        if digits is None or self.switched is None:
+        """Of the clips whose first prompt gives a direction: any other may show the new one without having turned."""
+        if self.switched is None:
+            return None
+        measured, attributes = Measurements.cat(parts), self.bench.prompts.attributes
+        told = [i for i, a in enumerate(attributes) if measured.digits is not None and a["direction"] != ANY_DIRECTION]
+        digits = measured.select(np.array(told, dtype=int)).digits
+        if digits is None or not told:
             return None
         at = pixel_frames(self.switch_at(config), self.temporal)
-        wanted = [a["direction"] for a in self.switched.attributes]
+        wanted = [self.switched.attributes[i]["direction"] for i in told]
         return Switched(digits=digits, before=self.before_switch(at), wanted=wanted)
 
 

@@ -9,8 +9,9 @@ import torch
 from attrs import evolve, frozen
 from torch import nn
 
-from harness.config.metrics import OF_IMAGES, OF_LONG_CLIPS
+from harness.config.metrics import AGAINST_TEACHER, OF_IMAGES, OF_LONG_CLIPS
 from harness.config.schema import RunConfig
+from harness.data.digits import ANY_DIRECTION
 from harness.data.mds import load_split
 from harness.data.selection import containing
 from harness.errors import HarnessError
@@ -19,16 +20,20 @@ from harness.evaluation.continued import segment_references
 from harness.evaluation.evaluators import Evaluators, Measurements, load_evaluators
 from harness.evaluation.long_clips import LongBench, long_frames
 from harness.evaluation.own_teacher import teacher_motion
-from harness.evaluation.panel import ClipSet, measure_values
+from harness.evaluation.panel import OF_SETS, SMALLEST_SET, ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch, rollout_of
-from harness.evaluation.segments import segment_spans
+from harness.evaluation.segments import OF_LONG_SETS, segment_spans
 from harness.evaluation.stored import measure_stored, pooled_texts
 from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
 from harness.models.reference_latent import factors
 from harness.seeding import seed_for
 
 MEASURED_LONG = tuple(name for name in OF_LONG_CLIPS if not name.startswith("switch_") and name != "long_cache")
+OF_DIGITS = (
+    "caption_accuracy", "digit_accuracy", "motion_accuracy", "identity", "rigid_error", "mode_coverage",
+    "image_identity", "long_caption_accuracy", "long_motion_accuracy", "long_identity",
+)  # fmt: skip
 SFT_STEPS = 4  # of the ODE: few, because a monitor ranks checkpoints and is not the card
 SFT_CFG_SCALE = 2.5
 SHOWN = 4  # clips that are kept for people to see
@@ -130,6 +135,7 @@ class Monitor:
         try:
             measured, latents, shown = [], [], []
             for start, made in bench.latents(model, self.sampler, 0, Stopwatch(device)):
+                _check_finite(made)
                 latents.append(made.cpu())
                 video = decode_latents(bench.vae, made)
                 shown += list(to_pixels(video[: SHOWN - len(shown)]))
@@ -154,21 +160,63 @@ class Monitor:
         return made.run(model, self.sampler.rollout, "Monitor").segments.summary()
 
 
-def _check_metric(run: RunConfig, has_teacher: bool) -> None:
+def _check_finite(latents: torch.Tensor) -> None:
+    """Raise HarnessError for samples that no metric can be computed of."""
+    if not bool(torch.isfinite(latents).all()):
+        raise HarnessError(
+            "the network samples values that are not finite: it has diverged, and the metrics so far are in "
+            "quality.csv. Lower its learning rate or its clip_norm, or look there for where it began"
+        )
+
+
+def _check_metric(run: RunConfig, has_teacher: bool, has_digits: bool) -> None:
     """Raise HarnessError if `monitor.metric` is one that this run's clips do not have."""
     metric, why = run.monitor.metric, None
     if metric in OF_IMAGES and not run.rollout.has_image:
         why = "it is measured against a given image (rollout.image_conditioning)"
     elif metric == "fvd_gap":
         why = "it is known of finished runs only"
-    elif metric in OF_LONG_CLIPS and metric not in MEASURED_LONG:
+    elif metric not in (*LOGGED, *AGAINST_TEACHER):
         why = "it is measured by `python -m harness evaluate` only"
-    elif metric in OF_LONG_CLIPS and long_frames(run) is None:
+    elif metric in MEASURED_LONG and long_frames(run) is None:
         why = "it is measured on long clips: it takes a causal student and evaluate_frames"
+    elif metric in OF_DIGITS and not has_digits:
+        why = "it is read from digits, and these clips have none"
     elif metric == "static_collapse" and not has_teacher:
         why = f"there is no card of the teacher {run.teacher} to measure it against: run `python -m harness evaluate`"
     if why is not None:
         raise HarnessError(f"monitor.metric: {metric} cannot choose the best weights of this run: {why}; take fvd")
+
+
+def _check_clips(run: RunConfig, prompts: PromptSet, captions: list[str], attributes: list[dict]) -> None:
+    """Raise HarnessError if `monitor.metric` is measured on sets of clips, and the monitor's or the real ones, which
+    are those of the validation split with these captions and attributes, are too few for it.
+    """
+    metric, about = run.monitor.metric, run.captions_with
+    if metric not in (*OF_SETS, *OF_LONG_SETS):
+        return
+    made, real = _clips_for(run, prompts.captions, prompts.attributes), _clips_for(run, captions, attributes)
+    if min(made, real) >= SMALLEST_SET:
+        return
+    kind, further = "clips", ""
+    if metric in OF_LONG_SETS and about is not None:
+        kind, further = f"clips with {about!r} in their caption", ", give other words in captions_with (null: all)"
+    elif metric == "mode_coverage":
+        kind, further = "clips whose caption leaves the direction open", ", raise data.open_directions"
+    raise HarnessError(
+        f"monitor.metric: {metric} is measured on sets of at least {SMALLEST_SET} {kind}. The monitor has {made} among "
+        f"its {len(prompts)} (monitor.clips), the validation split {real} among {len(captions)} "
+        f"(data.clips.validation); raise the one that is too small{further}, or take another metric"
+    )
+
+
+def _clips_for(run: RunConfig, captions: list[str], attributes: list[dict]) -> int:
+    """How many clips with these captions and attributes `monitor.metric` is measured on."""
+    if run.monitor.metric in OF_LONG_SETS:
+        return sum(run.captions_with is None or run.captions_with in caption for caption in captions)
+    if run.monitor.metric == "mode_coverage":
+        return sum(a["direction"] == ANY_DIRECTION for a in attributes)
+    return len(captions)
 
 
 def build_monitor(
@@ -184,15 +232,16 @@ def build_monitor(
     `data_folder` is the encoded data, beside the folder `clips` of what was encoded; `evaluators_folder` is
     `checkpoints/evaluators` of the project, whose `results` hold the teacher's card, if it has one. Raises HarnessError
     when something is missing, when the validation split has too few clips, or when the best weights are to be chosen by
-    a metric that is not measured here.
+    a metric that is not measured here, or not on so few clips.
     """
     data, results = Path(data_folder), Path(evaluators_folder).parents[1] / "results"
     image = run_config.rollout.has_image
     motion = teacher_motion(run_config, results)
-    _check_metric(run_config, has_teacher=bool(motion))
+    evaluators = load_evaluators(evaluators_folder)
+    _check_metric(run_config, has_teacher=bool(motion), has_digits=evaluators.geometry.has_digits)
     prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames, image=image)
     stored = load_split(data / "validation", None, lambda sample: {name: sample[name] for name in READ})
-    evaluators = load_evaluators(evaluators_folder)
+    _check_clips(run_config, prompts, stored["caption"], stored["attributes"])
     count = len(stored["latent"])
     reference = ClipSet(
         measured=measure_stored(evaluators, data.parent / "clips" / "validation", range(count)).measured,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.config.schema import RunConfig
+from harness.errors import HarnessError
 from harness.evaluation.intervals import Estimate
 from harness.io import read_json
 
 Metrics = Mapping[str, Mapping[str, float]]  # of one model of a card: name → value, low, high
+MEASURED = "late_motion"  # on any clips: a card of a teacher without it is not whole
 
 
 def teacher_card(run: RunConfig, results: Path) -> Path | None:
@@ -32,17 +35,17 @@ def teacher_metrics(run: RunConfig, results: Path, protocol: Mapping[str, Any] |
     path = teacher_card(run, results)
     if path is None:
         return None
-    card = read_json(path)
-    if "teacher" not in card["models"]:  # the checkpoint of a student
+    card = _Card(path, results)
+    if "teacher" not in card.section("models"):  # the checkpoint of a student
         return None
-    if protocol is not None and (others := _differing(card["protocol"], protocol)):
+    if protocol is not None and (others := _differing(card.section("protocol"), protocol)):
         print(
             f"warning: {path}: made under another protocol (its {', '.join(others)} differ): static_collapse and "
             f"fvd_gap are left out. Run `python -m harness evaluate {path.parent.relative_to(results)}`, then retry",
             file=sys.stderr,
         )
         return None
-    return card["models"]["teacher"]["metrics"]
+    return card.metrics("models", "teacher", "metrics")
 
 
 def teacher_motion(run: RunConfig, results: Path) -> float | None:
@@ -50,7 +53,51 @@ def teacher_motion(run: RunConfig, results: Path) -> float | None:
     is none, and for a run that learns from clips. Raises HarnessError when the card is damaged.
     """
     teacher = None if run.method == "sft" else teacher_metrics(run, results)
-    return None if teacher is None else teacher.get("late_motion", {}).get("value")
+    return None if teacher is None else teacher[MEASURED]["value"]
+
+
+class _Card:
+    """The card in a file. Everything here raises HarnessError where the file is damaged, with how to make it anew."""
+
+    def __init__(self, path: Path, results: Path) -> None:
+        self.path, self.target = path, path.parent.relative_to(results).as_posix()
+        try:
+            self.content = read_json(path)
+        except HarnessError as error:
+            raise HarnessError(f"{error}. {self._remedy}") from error
+
+    def section(self, *keys: str) -> Mapping[str, Any]:
+        """The object under some keys, each in that of the last."""
+        found = self.content
+        for i, key in enumerate(keys):
+            if not isinstance(found, dict) or key not in found:
+                raise self._damaged(".".join(keys[: i + 1]), "is missing")
+            found = found[key]
+        if not isinstance(found, dict):
+            raise self._damaged(".".join(keys), f"is {found!r:.40}, expected an object")
+        return found
+
+    def metrics(self, *keys: str) -> Metrics:
+        """The metrics under some keys, each with its three numbers."""
+        for name in dict.fromkeys((MEASURED, *self.section(*keys))):
+            estimate = self.section(*keys, name)
+            for part in ("value", "low", "high"):
+                if part not in estimate:
+                    raise self._damaged(".".join((*keys, name, part)), "is missing")
+                if not _is_number(estimate[part]):
+                    raise self._damaged(".".join((*keys, name, part)), f"is {estimate[part]!r:.40}, expected a number")
+        return self.section(*keys)
+
+    @property
+    def _remedy(self) -> str:
+        return f"Run `python -m harness evaluate {self.target}`, or take the committed file: `git checkout {self.path}`"
+
+    def _damaged(self, place: str, what: str) -> HarnessError:
+        return HarnessError(f"{self.path}: {place} {what}. {self._remedy}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ from harness.evaluation.manifold import NEIGHBORS, precision_recall
 GROUPINGS = tuple(CAPTIONED)
 RATIOS = ("ink", "saturation", "motion_energy", "late_motion")  # to real clips
 SHARES = ("precision", "recall", "mode_coverage")  # metrics of the whole set that lie in 0…1
+OF_SETS = ("fvd", "conditional_distance", "precision", "recall", "diversity", "mode_coverage")
 SMALLEST_SET = 2 * (NEIGHBORS + 2)  # clips below which distances between sets are not computed
 
 

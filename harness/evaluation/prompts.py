@@ -11,9 +11,10 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from harness.data.loader import condition_from_texts, load_positions, load_unconditional, stacked
+from harness.data.loader import condition_from_texts, load_positions, stacked
 from harness.data.mds import load_split
 from harness.data.shards import read_fingerprint, require_image
+from harness.data.texts import load_negative
 from harness.errors import HarnessError
 from harness.evaluation.stored import pooled_texts
 from harness.io import digest
@@ -38,7 +39,7 @@ class PromptSet:
     attributes: list[dict]
     text: list[np.ndarray]
     text_length: int
-    unconditional: Tensor  # [1, text_length, D]
+    unconditional: Tensor  # [1, text_length, D], what guidance leads away from
     positions: Tensor | None = None  # [5, F, h, w], where a latent pixel is: the same for every clip
     image_tokens: list[np.ndarray] | None = None
     y: list[np.ndarray] | None = None
@@ -107,7 +108,7 @@ def fixed_prompts(data_folder: str | Path, split: str, clips: int, frames: int, 
         attributes=[stored["attributes"][i] for i in numbers],
         text=[stored["text"][i] for i in numbers],
         text_length=text_length,
-        unconditional=load_unconditional(folder, text_length),
+        unconditional=load_negative(folder, text_length),
         positions=load_positions(folder, frames),
         **{name: [stored[name][i] for i in numbers] for name in GIVEN if image},
     )

@@ -278,6 +278,8 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     for model in models.values():
         set_backend(model, run.attention_backend)
     reference, captions = test_reference(bench, clips, root / run.data)
+    made_by = protocol(bench, params, root, run.data, reference)
+    own = None if run.method == "sft" else teacher_metrics(run, root / "results", made_by)  # so is damage
     encoding = encoding_seconds(bench, root / "checkpoints" / "encoders")
     blocks: dict[str, Any] = {}
     times: dict[str, Any] = {}
@@ -299,8 +301,8 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
             outcome = long.run(model, run.rollout, entry.label)
             add_long(blocks[entry.name], outcome, floor)
             shown_long[entry.name] = outcome.shown
-    made_by = protocol(bench, params, root, run.data, reference)
-    own = blocks["teacher"]["metrics"] if run.method == "sft" else teacher_metrics(run, root / "results", made_by)
+    if run.method == "sft":
+        own = blocks["teacher"]["metrics"]
     if own is not None:
         add_against_teacher(blocks, own)
     card = {

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from harness.config.load import Params, load_params, resolve_target
 from harness.config.schema import RunConfig
-from harness.data.loader import condition_from_texts, load_positions, load_unconditional
+from harness.data.loader import condition_from_texts, load_positions
 from harness.data.pictures import read_picture
+from harness.data.texts import load_negative
 from harness.errors import HarnessError
 from harness.evaluation.media import enlarge, save_video, scale_for
 from harness.evaluation.prompts import fixed_noise, latent_shape, text_length_of
@@ -111,8 +112,8 @@ def conditions(inputs: Inputs, model: CausalWan, vae: VAE, data: Path, root: Pat
         eyes = load_image_encoder(root / "checkpoints" / "encoders" / "image_encoder") if tokens else None
         image = image_inputs(vae, eyes, inputs.pictures, frames, tokens=tokens)
     length = inputs.text_length
-    empty, positions = load_unconditional(data, length), load_positions(data, frames)
-    return [condition_from_texts(texts, length, empty, positions, **image) for texts in inputs.texts]
+    negative, positions = load_negative(data, length), load_positions(data, frames)
+    return [condition_from_texts(texts, length, negative, positions, **image) for texts in inputs.texts]
 
 
 def load_generator(arguments: argparse.Namespace, run: RunConfig, root: Path, device: torch.device) -> CausalWan:
@@ -152,7 +153,7 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     check_agreement(arguments, call, sampler, vae, switches, root)
     torch.set_num_threads(run.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, clips = root / run.data, len(call.prompts)
+    data, clips = root / run.told_by, len(call.prompts)
     model_frames = min(call.latents, run.frames) if streams else call.latents  # `y` goes on as it is at the end
     inputs = read_inputs(arguments, call, switches, params, root, text_length_of(data))
     model = load_generator(arguments, run, root, device)

@@ -23,6 +23,7 @@ from harness.evaluation.panel import SMALLEST_SET, ClipSet, by_frame, per_clip
 Span = tuple[int, int]  # pixel frames of a clip: first, last + 1
 
 OF_SEGMENTS = ("caption_accuracy", "motion_accuracy", "rigid_error", "ink", "saturation")  # means over clips
+OF_LONG_SETS = ("long_fvd", "fvd_drift")  # of the last segment, and from the first to it
 AGAINST_REAL = ("ink", "saturation")  # ratios
 
 

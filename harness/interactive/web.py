@@ -91,7 +91,7 @@ def obey(session: Session, message: str) -> list[str]:
     """
     try:
         ((name, value),) = json.loads(message).items()
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):  # the last: nested too deeply
         name, value = None, None
     if name == "say" and isinstance(value, str):
         return list(session.say(value).notes)

@@ -145,7 +145,7 @@ class CausalWanPipeline(DiffusionPipeline):
                 f"`python -m harness sample {target}`"
             )
         check_backend(run.attention_backend, precision=run.precision, training=False)
-        fingerprint = read_fingerprint(root / run.data)
+        fingerprint = read_fingerprint(root / run.told_by)
         text_length = int(fingerprint["text_length"])
         folder = root / "checkpoints"
         parts = load_parts(folder / target / "model", folder / "encoders", text_length=text_length)

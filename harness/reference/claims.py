@@ -15,10 +15,10 @@ from harness.config.load import resolve_target, structure
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
 from harness.evaluation.own_teacher import teacher_motion
-from harness.io import digest, directory_digest, read_json, sha256_file
+from harness.io import digest, read_json, sha256_file
 from harness.reference.signals import HISTORY, MANIFEST, read_run
 from harness.training.fingerprint import fingerprint, run_settings, training_code
-from harness.training.inputs import data_digest, input_folders, monitors
+from harness.training.inputs import digest_of, input_folders, monitors
 from harness.training.manifest import LOCK, package_versions
 
 TEACHER_MOTION = "teacher_motion"  # among a run's inputs
@@ -109,13 +109,17 @@ def _inputs(manifest: Mapping[str, Any], config: RunConfig, root: Path, digests:
             yield "mismatch", f"{name}: {here}"
         elif not folder.is_dir():
             yield "missing", f"{folder} is not here"
-        elif (found := digests(data_digest if name == "data" else directory_digest, folder)) != recorded[name]:
+        elif (found := digests(digest_of(name), folder)) != recorded[name]:
             yield "mismatch", f"{name}: {folder} is {found[:12]}, the run read {recorded[name][:12]}"
 
 
 def _teacher_motion(recorded: str | None, config: RunConfig, root: Path) -> Problems:
     """The one input that is no folder: the motion on the teacher's card, which the run's monitor read."""
-    motion = teacher_motion(config, root / "results") if monitors(config) else None
+    try:
+        motion = teacher_motion(config, root / "results") if monitors(config) else None
+    except HarnessError as error:
+        yield "mismatch", f"{TEACHER_MOTION}: {error}"
+        return
     found = None if motion is None else digest(motion)
     if found != recorded:
         where = f"`late_motion` on the card of {config.teacher}"

@@ -133,7 +133,10 @@ def finished_train_request(target: str, root: Path) -> Request:
         config=manifest["config"],
         inputs=manifest["inputs"],
         fingerprint=manifest["fingerprint"],
-        uses=[root / manifest["config"]["data"], *(root / parent for parent in parents)],
+        uses=[
+            root / (manifest["config"].get("prompts") or manifest["config"]["data"]),
+            *(root / parent for parent in parents),
+        ],
         is_ad_hoc=False,
     )
 

@@ -34,7 +34,7 @@ NOT_NUMBERS = {
     "harness.training.state_files",
 }
 # Settings that change no number.
-NOT_SETTINGS = ("save_every_batches", "keep_states", "teacher", "critic", "data")
+NOT_SETTINGS = ("save_every_batches", "keep_states", "teacher", "critic", "data", "prompts")
 
 
 def run_settings(config: RunConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ def init_folder(config: RunConfig, root: Path) -> Path | None:
 
 def input_folders(config: RunConfig, root: Path) -> dict[str, Path]:
     """Name → folder of everything that the run reads."""
-    folders = {"data": root / config.data}
+    folders = {} if config.prompts is None else {"prompts": root / config.prompts}
+    if config.prompts is None or monitors(config):
+        folders["data"] = root / config.data
     if config.method == "dmd":
         folders["teacher"] = teacher_folder(config, root)
         if config.critic is not None:
@@ -87,6 +90,8 @@ def remedy(name: str, folder: Path, config: RunConfig, root: Path) -> str:
     """The command that makes a missing input."""
     if name == "data":
         return "run `dvc repro encode`"
+    if name == "prompts":
+        return f"run `python -m harness prompts LIST.txt --out {config.prompts}`"
     if name in ("evaluators", "vae"):
         stage = "evaluators" if name == "evaluators" else "encoders"
         if name == "vae" and config.long_tuning.enabled:
@@ -125,10 +130,13 @@ def input_digests(config: RunConfig, root: Path) -> dict[str, str]:
     ]
     if missing:
         raise HarnessError("\n".join(missing))
-    digests = {
-        name: data_digest(folder) if name == "data" else directory_digest(folder) for name, folder in folders.items()
-    }
+    digests = {name: digest_of(name)(folder) for name, folder in folders.items()}
     return digests | _teacher_motion(config, root)
+
+
+def digest_of(name: str) -> Callable[[Path], str]:
+    """How the input of that name is digested."""
+    return data_digest if name in ("data", "prompts") else directory_digest
 
 
 def _teacher_motion(config: RunConfig, root: Path) -> dict[str, str]:

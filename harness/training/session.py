@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from composer.core import DataSpec
 from composer.utils import dist, get_device
-from torch import nn
+from torch import Tensor, nn
 
 from harness.callbacks.progress_line import ProgressLine
 from harness.config.load import to_dict
 from harness.config.schema import RunConfig
-from harness.data.loader import build_dataloader, data_spec
+from harness.data.loader import build_dataloader, data_spec, size_of
 from harness.data.selection import select_split
-from harness.data.shards import require_fingerprint, verify_shards
+from harness.data.shards import PROMPTS, read_fingerprint, require_fingerprint, verify_shards
 from harness.errors import HarnessError
 from harness.io import atomic_write_bytes, directory_digest
 from harness.machine import processor_name
@@ -132,21 +132,22 @@ def _quiet() -> None:
 
 
 def open_data(config: RunConfig, root: Path, work: Path) -> DataSpec:
-    """Batches of the training clips, cut to the run's number of latent frames; a choice of them is written to `work`.
+    """Batches of the training clips, or of prompts and the shape of their clips, cut to the run's number of latent
+    frames; a choice of them is written to `work`.
 
     Raises:
-        HarnessError: shards are damaged, made by another VAE than the project's, or do not hold what the run needs.
+        HarnessError: shards are damaged, made by other encoders than the project's, or do not hold what the run needs.
     """
-    folder, vae = root / config.data, root / ENCODERS / "vae"
-    expected = {"vae": directory_digest(vae)} if vae.is_dir() else {}  # data can be had without its encoders
-    encoded = require_fingerprint(folder, expected)
-    frames = encoded["latent_shape"][1]
+    folder = root / config.told_by
+    remake = "`dvc repro encode`" if config.prompts is None else "`python -m harness prompts LIST.txt` again"
+    encoded = require_fingerprint(folder, _expected(config, root), remake)
+    channels, frames, height, width = encoded["latent_shape"]
     if frames < config.frames:
         raise HarnessError(
             f"frames: {config.frames} latent frames wanted, the clips in {folder} have {frames}; "
             "encode longer clips, or lower it"
         )
-    split = folder / "train"
+    split = folder / ("train" if config.prompts is None else PROMPTS)
     if dist.get_local_rank() == 0:
         verify_shards(split)
         if config.captions_with is not None:
@@ -160,16 +161,34 @@ def open_data(config: RunConfig, root: Path, work: Path) -> DataSpec:
         seed=config.seed,
         text_length=encoded["text_length"],
         image=config.rollout.has_image,
+        guidance=config.method == "dmd",
     )
+    shape = (channels, config.frames, height, width)
     spec = data_spec(loader)
     spec.batch_transforms = (
         lambda batch: {  # without what no method reads: the Trainer copies each batch deeply
-            "latent": batch["latent"][:, :, : config.frames],
+            "latent": batch["latent"][:, :, : config.frames] if "latent" in batch else of_shape(size_of(batch), shape),
             "condition": batch["condition"],
             "key": batch["key"],
         }
     )
     return spec
+
+
+def of_shape(count: int, shape: Sequence[int]) -> Tensor:
+    """A batch of `count` latents of a shape, which is all that DMD takes of them: zeros, and one number in memory."""
+    return torch.zeros(1).expand(count, *shape)
+
+
+def _expected(config: RunConfig, root: Path) -> dict[str, Any]:
+    """What the data's fingerprint has to say: the project's VAE, or that prompts are as the monitor's clips are."""
+    vae = root / ENCODERS / "vae"
+    if config.prompts is None:
+        return {"vae": directory_digest(vae)} if vae.is_dir() else {}  # data can be had without its encoders
+    if not monitors(config):
+        return {}
+    clips = read_fingerprint(root / config.data)
+    return {name: clips.get(name) for name in ("text_encoder", "tokenizer", "text_length", "position_channels")}
 
 
 def _monitor(config: RunConfig, root: Path, folder: Path | None) -> Callable[[nn.Module], dict[str, float]] | None:

@@ -37,6 +37,57 @@ def test_a_model_missing_from_a_card_is_named(world):
     assert "teacher/cards.json: models: teacher_cut missing" in refused(world)
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "no `models` and `protocol`"),
+        ("null", "no `models` and `protocol`"),
+        ("[1]", "no `models` and `protocol`"),
+        ('{"models": {}, "protocol": []}', "no `models` and `protocol`"),
+        ('{"models": [], "protocol": {}}', "no `models` and `protocol`"),
+    ],
+)
+def test_a_file_that_is_no_card_is_named(world, content, what):
+    (world.root / "results/teacher/cards.json").write_text(content)
+    assert f"teacher/cards.json: {what}" in refused(world)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda model: model.pop("label"), "label: missing"),
+        (lambda model: model.pop("metrics"), "metrics: missing"),
+        (lambda model: model.update(metrics=[]), "metrics: [], expected an object"),
+        (lambda model: model["metrics"].update(fvd=3.5), "metrics.fvd: 3.5, expected an object"),
+        (lambda model: model["metrics"]["fvd"].pop("value"), "metrics.fvd.value: missing"),
+        (
+            lambda model: model["metrics"]["fvd"].update(value="7"),
+            "metrics.fvd.value: '7', expected a whole number or",
+        ),
+        (lambda model: model["sampler"].clear(), "sampler.forwards: missing"),
+        (lambda model: model.update(long=[]), "long: [], expected an object"),
+        (lambda model: model["long"].pop("segment_frames"), "long.segment_frames: missing"),
+        (lambda model: model["long"].update(segments=[]), "long.segments: empty"),
+        (lambda model: model["long"]["segments"][1].pop("metrics"), "long.segments.1.metrics: missing"),
+        (lambda model: model["long"]["by_frame"].pop("frame"), "long.by_frame.frame: missing"),
+        (lambda model: model["long"]["switch"].pop("delay_cap"), "long.switch.delay_cap: missing"),
+        (lambda model: model["long"].update(switch=72), "long.switch: 72, expected an object"),
+    ],
+)
+def test_what_is_missing_from_a_model_of_a_card_is_named(long_world, change, what):
+    target = f"{NAME}/one_stage/seed1"
+    long_world.edit(f"{target}/cards.json", lambda card: change(card["models"]["student"]))
+    text = refused(long_world)
+    assert f"{target}/cards.json: models.student.{what}" in text
+    assert f"run `python -m harness evaluate {target}`" in text
+
+
+def test_a_metric_without_a_value_is_no_damage(world):
+    world.edit("teacher/cards.json", lambda card: card["models"]["real"]["metrics"]["fvd"].update(value=None))
+    read_results(load_declaration(NAME, world.root), world.root)
+
+
 def test_different_protocols_are_refused_with_the_key(world):
     world.edit(f"{NAME}/one_stage/seed2/cards.json", lambda card: card["protocol"].update(clips=64))
     text = refused(world)
@@ -167,12 +218,27 @@ def test_settings_that_come_with_a_varied_one_are_known(image_world):
         (lambda b: b.update(clips=16), "student.long.clips: 16, but 64 in"),
         (lambda b: b["segments"].pop(), "student.long.segments.start: [0, 36, 72], but [0, 36, 72, 108] in"),
         (lambda b: b["switch"].update(at=36), "student.long.switch.at: 36, but 72 in"),
+        (lambda b: b["switch"].update(delay_cap=60), "student.long.switch.delay_cap: 60, but 69 in"),
         (lambda b: b["by_frame"]["frame"].pop(), "student.long.by_frame.frame: "),
     ],
 )
 def test_long_evaluations_must_be_alike(long_world, change, expected):
     long_world.edit(f"{NAME}/one_stage/seed1/cards.json", lambda card: change(card["models"]["student"]["long"]))
     assert f"one_stage/seed1/cards.json: models.{expected}" in refused(long_world)
+
+
+def test_arms_that_are_switched_at_different_frames_are_told_what_to_change(long_world):
+    def later(card):
+        for model in ("student", "init"):
+            switch = card["models"][model]["long"]["switch"]
+            switch.update(at=76, delay_cap=65, frame=switch["frame"][:-1], obeyed=switch["obeyed"][:-1])
+
+    for seed in (0, 1, 2):
+        long_world.edit(f"{NAME}/one_stage/seed{seed}/cards.json", later)
+    text = refused(long_world)
+    for seed in (0, 1, 2):
+        assert f"one_stage/seed{seed}/cards.json: models.student.long.switch.at: 76, but 72 in" in text
+    assert "different blocks (rollout.frames_per_block, a given first frame), take an evaluate_frames" in text
 
 
 def test_a_long_evaluation_that_was_asked_for_must_be_there(long_world):

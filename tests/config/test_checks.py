@@ -165,3 +165,13 @@ def test_only_dmd_starts_from_a_run_of_the_same_seed(project, kind):
 def test_a_causal_sft_does_not_start_from_itself(project):
     with pytest.raises(HarnessError, match="a start for dmd only"):
         resolve_file(project / "causal_sft.yaml", ["init.kind=causal_sft"], project / "params.yaml")
+
+
+def test_only_dmd_without_images_trains_on_a_list_of_prompts(project):
+    params, words = project / "params.yaml", "prompts=data/prompts"
+    assert resolve_file(project / "dmd.yaml", [words], params).told_by == "data/prompts"
+    assert resolve_file(project / "dmd.yaml", [], params).told_by == "data/encoded"
+    with pytest.raises(HarnessError, match="prompts: causal_sft learns from clips, which a list of prompts has not"):
+        resolve_file(project / "causal_sft.yaml", [words], params)
+    with pytest.raises(HarnessError, match=r"prompts: with `rollout.image_conditioning: both` each prompt needs its"):
+        resolve_file(project / "dmd.yaml", [words, "rollout.image_conditioning=both"], params)

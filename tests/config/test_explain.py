@@ -123,6 +123,8 @@ def test_what_a_run_has_beside_the_usual(project):
         (["monitor.patience=3", "dmd.monitor_every_updates=2"], "after 3 measurements without a better fvd"),
         (["dmd.rollouts_ahead=true"], "rollouts of a cycle's critic updates are one batch"),
         (["attention_backend=flash"], "`flash` of diffusers' dispatcher"),
+        (["prompts=data/mine"], "the prompts in data/mine; clips only for the monitor"),
+        (["captions_with=quickly"], "captions with the words 'quickly'"),
         (["parallelism.kind=fsdp2"], "sharded over all processes"),
         (["parallelism={kind: fsdp2, shard_degree: 8, teacher_cpu_offload: true}"], "in groups of 8 processes"),
         (["parallelism={kind: fsdp2, teacher_cpu_offload: true}"], "the teacher waits in host memory"),

@@ -14,7 +14,6 @@ from harness.data.loader import (
     condition_from_texts,
     data_spec,
     load_positions,
-    load_unconditional,
     split_batch,
 )
 from harness.data.mds import load_split
@@ -170,12 +169,6 @@ def test_texts_of_different_lengths_are_padded():
     assert condition.text.sum((1, 2)).tolist() == [6, 12]
     assert condition.text.shape == (2, 5, 3)
     assert not condition.unconditional().text.any()
-
-
-def test_unconditional(data):
-    empty = load_unconditional(data.encoded, data.text_length)
-    assert empty.shape == (1, data.text_length, 32)
-    assert empty.dtype == torch.float32
 
 
 def test_prompts_have_no_latent():

@@ -68,6 +68,15 @@ def test_any_motion_is_right_where_the_caption_leaves_the_direction_open():
     ]
 
 
+@pytest.mark.parametrize("motion", [(0.5, 0.5), (-0.7, 0.7), (1.0, -1.0), (-0.4, -0.4)])
+def test_between_two_directions_is_neither_of_them(motion):
+    path = steady(*motion)
+    assert direction_shown(path).tolist() == [""]
+    assert not any(direction_right(path, [name])[0] for name in ("left", "right", "up", "down"))
+    assert direction_right(path, ["somewhere"])[0]  # it moves
+    assert direction_shown(steady(motion[0], 1.01 * motion[1])).tolist() != [""]
+
+
 def test_standing_still_and_racing_are_no_motion():
     assert not direction_right(steady(0, 0.1), ["right"])[0]
     assert not speed_right(steady(0, 0.1), ["slowly"])[0]

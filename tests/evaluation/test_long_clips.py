@@ -7,6 +7,7 @@ from attrs import evolve
 
 from harness.config.load import load_params, resolve_target
 from harness.config.schema import RolloutConfig
+from harness.data.digits import ANY_DIRECTION
 from harness.evaluation import long_clips
 from harness.evaluation.evaluators import load_evaluators
 from harness.evaluation.long_clips import LONG_SHOWN, LongBench, long_frames
@@ -163,6 +164,24 @@ def test_the_switched_prompts_and_the_declared_way_reach_the_stream(bench, model
     assert torch.equal(told, other.condition(0, 8).text)
     assert not torch.equal(told, bench.prompts.condition(0, 8).text)
     assert outcome.switched.wanted == [a["direction"] for a in other.attributes]
+
+
+def test_a_clip_whose_first_prompt_gives_no_direction_is_not_judged_over_the_switch(bench, model):
+    """It may move in the new direction from the start."""
+
+    def opened(numbers) -> LongBench:
+        attributes = [a | {"direction": ANY_DIRECTION} if i in numbers else a for i, a in enumerate(stated)]
+        prompts = evolve(bench.prompts, attributes=attributes)
+        return long_bench(evolve(bench, prompts=prompts), switched=bench.prompts)
+
+    stated = [a | {"direction": a["moves"]} for a in bench.prompts.attributes]
+    whole = opened([]).run(model, ROLLOUT, "x").switched
+    some = opened([0, 5, 6]).run(model, ROLLOUT, "x").switched
+    told = [1, 2, 3, 4, 7]
+    assert some.wanted == [whole.wanted[i] for i in told]
+    assert np.array_equal(some.digits.displacements, whole.digits.displacements[told])
+    assert len(some.per_clip(9)["switch_obeyed"]) == 5
+    assert opened(range(8)).run(model, ROLLOUT, "x").switched is None
 
 
 def test_a_clip_of_one_block_is_not_switched(bench, model):

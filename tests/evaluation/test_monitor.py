@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ from harness.data.mds import load_split
 from harness.errors import HarnessError
 from harness.evaluation.evaluators import load_evaluators
 from harness.evaluation.monitor import MEASURED_LONG, build_monitor, sampler_for
+from harness.evaluation.panel import SMALLEST_SET
 from harness.io import write_json
 from harness.models.checkpoint import load_model
 from harness.models.codec import from_pixels
 
 
-def monitor_of(root, target: str):
+def monitor_of(root, target: str, evaluate_frames: int | None = None, captions_with: str | None = None, **changes):
+    run = resolve_target(target, root)
+    monitor = evolve(run.monitor, **changes)
     return build_monitor(
-        resolve_target(target, root),
+        evolve(run, monitor=monitor, evaluate_frames=evaluate_frames, captions_with=captions_with),
         data_folder=root / "data/encoded",
         evaluators_folder=root / "checkpoints/evaluators",
         encoders_folder=root / "checkpoints/encoders",
@@ -46,6 +50,14 @@ def test_it_gives_finite_numbers_and_the_same_ones_twice(root, student):
     assert all(math.isfinite(value) for value in values.values())
     assert student(model) == values
     assert student(load_model(root / "checkpoints/toy/low/seed0/init")) != values
+
+
+def test_a_network_that_has_diverged_is_told_of_and_measured_no_further(root, student):
+    model = load_model(root / "checkpoints/toy/low/seed0/model")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(HarnessError, match="samples values that are not finite: it has diverged"):
+        student(model)
 
 
 def test_the_first_clips_can_be_looked_at(root, student):
@@ -250,6 +262,7 @@ def test_a_teacher_that_stands_still_is_no_measure(root, tmp_path):
         ("static_collapse", "no card of the teacher checkpoints/teacher"),
         ("long_fvd", "a causal student and evaluate_frames"),
         ("switch_delay", "harness evaluate` only"),
+        ("color_accuracy", "harness evaluate` only"),
     ],
 )
 def test_what_this_run_does_not_measure_cannot_choose_its_best_weights(root, tmp_path, metric, why):
@@ -261,6 +274,63 @@ def test_what_it_measures_can(image_root, tmp_path):
     monitor_with_card(tmp_path, image_root, "pictured/both/seed0", late_motion=1.0, metric="image_identity")
     (tmp_path / "b").mkdir()
     monitor_with_card(tmp_path / "b", image_root, "pictured/both/seed0", late_motion=1.0, metric="static_collapse")
+
+
+class Digitless:
+    """Stands for evaluators of clips without digits."""
+
+    geometry = SimpleNamespace(has_digits=False)
+
+
+@pytest.mark.parametrize("metric", ["caption_accuracy", "mode_coverage", "long_identity"])
+def test_what_is_read_from_digits_cannot_choose_where_there_are_none(root, monkeypatch, metric):
+    monkeypatch.setattr("harness.evaluation.monitor.load_evaluators", lambda folder: Digitless())
+    with pytest.raises(HarnessError, match=rf"monitor\.metric: {metric} .*from digits, and these clips have none"):
+        monitor_of(root, "toy/low/seed0", evaluate_frames=6, metric=metric)
+
+
+def every(root) -> list[str]:
+    return load_split(root / "data/clips/validation")["caption"]
+
+
+def captions_of(root, clips: int) -> list[str]:
+    """The captions of the monitor's first clips."""
+    return monitor_of(root, "toy/low/seed0", clips=clips).prompts.captions
+
+
+@pytest.mark.parametrize("metric", ["fvd", "recall", "diversity", "long_fvd", "fvd_drift"])
+def test_too_few_clips_of_the_monitor_are_told_before_training(root, metric):
+    few, enough = SMALLEST_SET - 1, SMALLEST_SET
+    with pytest.raises(HarnessError) as caught:
+        monitor_of(root, "toy/low/seed0", evaluate_frames=6, clips=few, metric=metric)
+    told = str(caught.value)
+    assert told.startswith(f"monitor.metric: {metric} is measured on sets of at least {enough} clips. ")
+    assert f"The monitor has {few} among its {few} (monitor.clips), the validation split 16 among 16 " in told
+    monitor = monitor_of(root, "toy/low/seed0", evaluate_frames=6, clips=enough, metric=metric)
+    assert metric in monitor(load_model(root / "checkpoints/toy/low/seed0/model"))
+
+
+@pytest.mark.parametrize("metric", ["long_fvd", "fvd_drift"])
+def test_too_few_clips_with_the_words_of_a_run_are_told_before_training(root, metric):
+    words = "slowly"
+    made, real = (sum(words in caption for caption in captions) for captions in (captions_of(root, 12), every(root)))
+    assert 0 < made < SMALLEST_SET
+    with pytest.raises(HarnessError) as caught:
+        monitor_of(root, "toy/low/seed0", evaluate_frames=6, captions_with=words, clips=12, metric=metric)
+    told = str(caught.value)
+    assert f"of at least {SMALLEST_SET} clips with '{words}' in their caption. The monitor has {made} among its" in told
+    assert f"the validation split {real} among 16" in told
+    assert "captions_with (null: all), or take another metric" in told
+    others = {"evaluate_frames": 6, "captions_with": words, "clips": 12}
+    for free in ("fvd", "long_ink"):  # a mean over clips, and what is measured on all of them
+        assert free in monitor_of(root, "toy/low/seed0", metric=free, **others)(
+            load_model(root / "checkpoints/toy/low/seed0/model")
+        )
+
+
+def test_captions_that_all_give_a_direction_cannot_choose_by_mode_coverage(root):
+    with pytest.raises(HarnessError, match=r"whose caption leaves the direction open\..*has 0 among .*open_directions"):
+        monitor_of(root, "toy/low/seed0", metric="mode_coverage")
 
 
 def test_long_clips_are_measured_where_they_choose_the_best_weights(root, student):

@@ -1,13 +1,16 @@
 """Metrics against the teacher: pure cases, the card that they come from, and planted faults."""
 
+import json
+
 import pytest
 from attrs import asdict, evolve
 from digit_world import planted_with_image
 
 from harness.config.load import resolve_target
 from harness.config.metrics import STATIC_COLLAPSE_ALARM
+from harness.errors import HarnessError
 from harness.evaluation.card import add_against_teacher
-from harness.evaluation.own_teacher import fvd_gap, static_collapse, teacher_metrics
+from harness.evaluation.own_teacher import fvd_gap, static_collapse, teacher_metrics, teacher_motion
 from harness.evaluation.panel import measure_card
 from harness.io import write_json
 
@@ -76,6 +79,9 @@ def test_faults_keep_a_student_from_its_teacher(world, floor, faults):
     assert fvd_gap(of(floor), init, of(floor)).value == 0
 
 
+METRICS = metrics(fvd=7, late_motion=1)
+
+
 @pytest.fixture
 def run(root):
     return resolve_target("toy/low/seed0", root)
@@ -84,16 +90,16 @@ def run(root):
 def write(results, **card):
     write_json(
         results / "teacher/cards.json",
-        {"models": {"teacher": {"metrics": metrics(fvd=7)}}, "protocol": {"clips": 4, "seed": 1}} | card,
+        {"models": {"teacher": {"metrics": METRICS}}, "protocol": {"clips": 4, "seed": 1}} | card,
     )
 
 
 def test_the_teachers_card_is_that_of_its_checkpoint(run, tmp_path, capsys):
     assert teacher_metrics(run, tmp_path) is None
     write(tmp_path)
-    assert teacher_metrics(run, tmp_path) == metrics(fvd=7)
-    assert teacher_metrics(run, tmp_path, {"seed": 1, "clips": 4}) == metrics(fvd=7)
-    assert teacher_metrics(evolve(run, teacher="./checkpoints/teacher/"), tmp_path) == metrics(fvd=7)
+    assert teacher_metrics(run, tmp_path) == METRICS
+    assert teacher_metrics(run, tmp_path, {"seed": 1, "clips": 4}) == METRICS
+    assert teacher_metrics(evolve(run, teacher="./checkpoints/teacher/"), tmp_path) == METRICS
     for elsewhere in ("checkpoints/teacher_i2v", "pretrained/teacher", "/checkpoints/teacher", "checkpoints", "."):
         assert teacher_metrics(evolve(run, teacher=elsewhere), tmp_path) is None
     write(tmp_path, models={"student": {"metrics": metrics(fvd=7)}})
@@ -115,3 +121,49 @@ def test_only_two_kinds_of_images_are_another_protocol(run, tmp_path):
     assert teacher_metrics(run, tmp_path, ours) is not None
     assert teacher_metrics(run, tmp_path, ours | {"image": {"sha256": "a"}}) is not None
     assert teacher_metrics(run, tmp_path, ours | {"image": {"sha256": "b"}}) is None
+
+
+def teacher_with(**changes) -> dict:
+    return {"models": {"teacher": {"metrics": METRICS | changes}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+        ("[]", "models is missing"),
+        ("7", "models is missing"),
+        ("null", "models is missing"),
+        ({"models": ["teacher"]}, "models is ['teacher'], expected an object"),
+        ({"models": {"teacher": []}}, "models.teacher.metrics is missing"),
+        ({"models": {"teacher": {"metrics": None}}}, "models.teacher.metrics is None, expected an object"),
+        ({"models": {"teacher": {"metrics": metrics(fvd=7)}}}, "models.teacher.metrics.late_motion is missing"),
+        (teacher_with(late_motion=1.25), "models.teacher.metrics.late_motion is 1.25, expected an object"),
+        (teacher_with(late_motion={"low": 1, "high": 2}), "models.teacher.metrics.late_motion.value is missing"),
+        (teacher_with(fvd=METRICS["fvd"] | {"value": "7"}), "metrics.fvd.value is '7', expected a number"),
+        (teacher_with(fvd={"value": 7.0}), "models.teacher.metrics.fvd.low is missing"),
+    ],
+)
+def test_a_damaged_card_is_told_with_its_file_and_the_remedy(run, tmp_path, content, what):
+    file = tmp_path / "teacher/cards.json"
+    write(tmp_path)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    for read in (teacher_metrics, teacher_motion):
+        with pytest.raises(HarnessError) as caught:
+            read(run, tmp_path)
+        told = str(caught.value)
+        assert told.startswith(f"{file}: ")
+        assert what in told
+        remedy = f"Run `python -m harness evaluate teacher`, or take the committed file: `git checkout {file}`"
+        assert told.endswith(remedy)
+
+
+def test_a_card_without_a_protocol_is_damaged_where_it_is_asked_for(run, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/cards.json").write_text(json.dumps(teacher_with()))
+    assert teacher_motion(run, tmp_path) == 1
+    with pytest.raises(
+        HarnessError, match=r"cards\.json: protocol is missing\. Run `python -m harness evaluate teacher`"
+    ):
+        teacher_metrics(run, tmp_path, {"clips": 4})

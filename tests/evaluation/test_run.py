@@ -19,7 +19,7 @@ from harness.evaluation.fit_evaluators import main as fit
 from harness.evaluation.prompts import fixed_prompts
 from harness.evaluation.run import entries, evaluate, switched_prompts
 from harness.evaluation.switching import TURNED
-from harness.io import read_json
+from harness.io import read_json, write_json
 
 TARGETS = ("teacher", "causal_sft/seed0", "toy/low/seed0")
 
@@ -193,6 +193,14 @@ def test_the_same_noise_reaches_every_model(root, monkeypatch):
     evaluate("toy/low/seed0", root)
     assert seen[:2] == seen[2:]
     assert np.array_equal([repeat for *_, repeat in seen], [0, 1, 0, 1])
+
+
+def test_a_damaged_card_of_the_teacher_is_told_before_anything_is_made(root, tmp_path, monkeypatch):
+    folder = project(root, tmp_path)
+    write_json(folder / "results/teacher/cards.json", {"models": {"teacher": {"metrics": {}}}})
+    monkeypatch.setattr(module, "sample_repeats", lambda *_: pytest.fail("made"))
+    with pytest.raises(HarnessError, match=r"teacher/cards\.json: protocol is missing"):
+        evaluate("toy/low/seed0", folder)
 
 
 def test_real_videos_without_attributes(root, tmp_path):

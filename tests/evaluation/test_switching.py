@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from digit_world import SIZE, World
 from torch import Tensor
 
@@ -131,6 +132,18 @@ def test_what_passes_is_not_obeyed(values):
     assert values["in passing"]["switch_obeyed"] == 0
     assert values["obeyed, then forgotten"]["switch_delay"] == pytest.approx(4, abs=1)
     assert values["obeyed, then forgotten"]["switch_obeyed"] == 0
+
+
+def test_no_motion_and_a_tie_of_two_directions_obey_nothing(found):
+    """Whichever of the two directions is wanted."""
+    digits = found["at once"].digits
+    still, diagonal = np.zeros_like(digits.displacements), np.full_like(digits.displacements, 0.7)
+    for displacements in (still, diagonal, diagonal * [1, -1], -diagonal):
+        for wanted in DIRECTIONS:
+            clips = Switched(digits=evolve(digits, displacements=displacements), before=BEFORE, wanted=[wanted] * CLIPS)
+            assert not clips.obeyed().any()
+            assert not clips.per_clip(LENGTH)["switch_obeyed"].any()
+            assert (clips.per_clip(LENGTH)["switch_delay"] == AFTER).all()
 
 
 @pytest.mark.parametrize("fault", ["another object", "object lost"])

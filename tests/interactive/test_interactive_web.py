@@ -138,6 +138,8 @@ def test_a_slow_page_misses_frames_and_gets_the_newest():
         ('{"pause": "yes"}', "not understood"),
         ('{"say": "a", "pause": true}', "not understood"),
         ('{"quit": null}', "not understood"),
+        ("[" * 15_000, "not understood"),
+        ('{"say": ' * 1_500 + "7" + "}" * 1_500, "not understood"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(message, words):

@@ -261,6 +261,15 @@ def test_a_teacher_whose_card_moves_otherwise(project):
     assert {subject for subject, _ in found} >= {target for target in TARGETS if target != "teacher"}
 
 
+def test_a_damaged_card_of_the_teacher_is_told_and_the_rest_is_checked(project):
+    Path("results/teacher/cards.json").write_text('{"models": {"teacher": {"metrics": {}}}}')
+    found = told()
+    what = "cards.json: models.teacher.metrics.late_motion is missing"
+    damaged = {s for s, c, d in found if c == "inputs" and what in d}
+    assert damaged >= {target for target in TARGETS if target != "teacher"}
+    assert {c for s, c, _ in found if s in damaged} == {"inputs"}
+
+
 @pytest.mark.parametrize("part", ["vae", "tokenizer", "image_encoder", "image_processor"])
 def test_shards_of_other_encoders(project, part):
     Path("checkpoints/encoders", part, "weights").write_text("another")

@@ -2,16 +2,18 @@
 
 import csv
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from attrs import evolve
 from composer.core import Callback, Event
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from harness.data.mds import PROMPT_COLUMNS, iter_samples, write_mds
 from harness.errors import HarnessError
-from harness.io import read_json
+from harness.io import read_json, write_json
 from harness.training import assembly, session, state_files
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import input_digests
@@ -199,3 +201,43 @@ def test_a_run_that_ends_early_says_how_far_it_came_and_is_complete(project, sma
     assert in_processes(call) == [0]
     assert read_json(folder.output / "manifest.json")["updates"]["generator"] == 3  # the first was the best
     assert [row["update"] for row in rows(folder)] == ["1", "2", "3"]
+
+
+def as_prompts(root, **different):
+    """`data/prompts` with the texts of the clips of `data/encoded`, in their order."""
+    folder = root / "data/prompts"
+    rows = list(iter_samples(root / "data/encoded/train"))
+    write_mds(folder / "prompts", PROMPT_COLUMNS, ({name: row[name] for name in PROMPT_COLUMNS} for row in rows))
+    shutil.copy(root / "data/encoded/unconditional.safetensors", folder)
+    fingerprint = read_json(root / "data/encoded/fingerprint.json")
+    write_json(folder / "fingerprint.json", fingerprint | different)
+
+
+def test_distillation_from_prompts_is_that_from_clips_with_these_captions(project, small_run, in_processes):
+    as_prompts(project)
+    of_clips, of_prompts = (small_run(project, "dmd", *DMD, *words) for words in ((), ("prompts=data/prompts",)))
+    assert in_processes(lambda rank: start(project, of_clips)) == [0]
+    expected = run_folder(project, fingerprint(of_clips, input_digests(of_clips, project)))
+    (project / "data/encoded").rename(project / "gone")  # no clip is needed
+    assert in_processes(lambda rank: start(project, of_prompts)) == [0]
+    folder = run_folder(project, fingerprint(of_prompts, input_digests(of_prompts, project)))
+    assert same(weights(folder, "last"), weights(expected, "last"))
+    assert rows(folder) == rows(expected)
+    assert read_json(folder.output / "manifest.json")["inputs"].keys() == {"prompts", "teacher", "init"}
+
+
+def test_prompts_and_the_monitors_clips_must_have_one_text_encoder(project, small_run):
+    as_prompts(project, text_encoder="another")
+    config = small_run(project, "dmd", "prompts=data/prompts", "dmd.monitor_every_updates=1")
+    with pytest.raises(HarnessError, match=r"(?s)text_encoder: 'another' here, None wanted.*harness prompts LIST\.txt"):
+        session.open_data(config, project, project)
+    shape = session.open_data(evolve(config, dmd=evolve(config.dmd, monitor_every_updates=None)), project, project)
+    assert shape.dataloader is not None
+
+
+def test_guidance_leads_away_from_the_negative_prompt_in_distillation_alone(project, small_run):
+    words = torch.ones(2, 64, dtype=torch.float16)
+    save_file({"text": words}, project / "data/encoded/negative.safetensors")
+    for method, expected in (("dmd", 2 * 64), ("causal_sft", 0), ("sft", 0)):
+        batch = next(iter(session.open_data(small_run(project, method), project, project).dataloader))
+        assert batch["condition"].unconditional_text.sum() == expected

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
+from harness.config.documents import merge
 from harness.errors import HarnessError
 
 
@@ -18,12 +19,18 @@ class Dialect:
     source     repository and paper
     signs      keys that only its files have; a key that ends in a dot stands for a section
     defaults   what holds where a file says nothing: its `default_config.yaml` and its code
+    more       sign of a key or section → what else holds by default in files that have it
     """
 
     name: str
     source: str
     signs: tuple[str, ...]
     defaults: Mapping[str, Any]
+    more: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+
+    def defaults_for(self, keys: Collection[str]) -> dict[str, Any]:
+        """What holds by default in a file with these dotted keys."""
+        return merge(self.defaults, *(values for sign, values in self.more.items() if _bears(keys, sign)))
 
 
 # The three code bases share their trainer, and with it these. `None` is "not given".
@@ -45,6 +52,18 @@ _SHARED: dict[str, Any] = {
     "timestep_shift": 1.0,
 }
 
+_SECOND_STAGE: dict[str, dict[str, Any]] = {
+    "streaming_training": {
+        "streaming_chunk_size": 21,
+        "streaming_max_length": 57,
+        "streaming_min_new_frame": 18,
+        "train_first_chunk": False,
+        "global_sink": False,
+    },
+    "switch_prompt_path": {"switch_mode": "fixed", "fixed_switch_index": 21},
+    "adapter.": {"adapter": {"rank": 16, "apply_to_critic": True}},
+}
+
 DIALECTS = (
     Dialect(
         name="longlive",
@@ -52,6 +71,7 @@ DIALECTS = (
         signs=(
             "model_kwargs.local_attn_size",
             "model_kwargs.sink_size",
+            "model_kwargs.use_infinite_attention",
             "adapter.",
             "global_sink",
             "lora_ckpt",
@@ -61,6 +81,7 @@ DIALECTS = (
             "switch_prompt_path",
         ),
         defaults={**_SHARED, "max_iters": 10000, "generator_type": "causal"},
+        more=_SECOND_STAGE,
     ),
     Dialect(
         name="longlive-2",

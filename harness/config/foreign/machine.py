@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 from harness.config.foreign.theirs import Outcome, Rule, Theirs, as_here, nothing, translated
 
 SECRETS = ("wandb_key",)  # their values are not shown
+PROMPTS = "data/prompts"  # the folder that the list of prompts is encoded into
 
 
 def _total_batch(theirs: Theirs, key: str) -> Outcome:
@@ -64,10 +67,17 @@ def _seed(theirs: Theirs, key: str) -> Outcome:
 
 
 def _prompts(theirs: Theirs, key: str) -> Outcome:
-    theirs.text(key)
+    prompts = theirs.text(key)
     if not theirs.trains:
         return nothing("`python -m harness sample` takes its prompts from the command line")
-    return nothing("training reads the captions of the clips in `data` (`data/encoded`); a bare list is for sampling")
+    if theirs.is_told_images:
+        return nothing("each prompt needs its first frame, which a list has not: training reads the clips in `data`")
+    before = f"needs `preset: {theirs.preset_name}` at the top of params.yaml, and `python -m harness encoders`"
+    if theirs.values.get("data_type") == "text_folder":
+        before = f"each file there holds a prompt: write them into one list, a line for each; {before}"
+        prompts = "LIST.txt"
+    to_do = f"python -m harness prompts {shlex.quote(prompts)} --out {PROMPTS}"
+    return translated(before, to_do, prompts=PROMPTS)
 
 
 def _saving(theirs: Theirs, key: str) -> Outcome:
@@ -142,7 +152,8 @@ RULES: dict[str, Rule] = {
         ),
         as_here("each network and each of its layers is wrapped; no number depends on it"),
     ),
-    **_every(("data_type", "data_max_count"), nothing("the data is what `data` names, all of it")),
+    **_every(("data_type",), as_here("see data_path")),
+    **_every(("data_max_count",), nothing("the whole list is used: cut it to so many prompts before it is encoded")),
     **_every(
         (
             "wandb_host",
@@ -156,7 +167,15 @@ RULES: dict[str, Rule] = {
         nothing("Weights & Biases is set by its environment variables (WANDB_MODE, WANDB_PROJECT, …)"),
     ),
     **_every(
-        ("vis_interval", "vis_ema", "vis_video_lengths", "val_batch_size", "val_data_path", "no_visualize"),
+        (
+            "vis_interval",
+            "vis_ema",
+            "vis_video_lengths",
+            "val_batch_size",
+            "val_data_path",
+            "val_switch_prompt_path",
+            "no_visualize",
+        ),
         nothing("quality is measured instead, every dmd.monitor_every_updates: results/…/quality.csv"),
     ),
     **_every(

@@ -19,8 +19,10 @@ def _distribution_loss(theirs: Theirs, key: str) -> Outcome:
     loss = theirs.text(key)
     if loss == "dmd":
         return translated(method="dmd")
+    if loss == "dmd_switch" and theirs.switches:
+        return translated("each sequence changes its prompt once", method="dmd", long_tuning__switch_probability=1.0)
     if loss == "dmd_switch":
-        return nothing("the prompt does not switch during training here: DMD with one prompt for each clip")
+        return nothing("without streaming_training a clip keeps its prompt here: DMD")
     if loss == "sid":
         return nothing("SiD is another objective: what is written trains with DMD instead")
     raise HarnessError(f"{theirs.file}: {key}: {loss} is another objective; expected dmd, dmd_switch or sid")
@@ -109,9 +111,8 @@ def _ema_start(theirs: Theirs, key: str) -> Outcome:
 
 
 def _lr(theirs: Theirs, key: str) -> Outcome:
-    why = "of low-rank adapters there: all weights want a smaller one" if theirs.has_adapter else ""
     if theirs.has("lr_critic"):
-        return translated(why, dmd__generator_optimizer__lr=theirs.number(key))
+        return translated(dmd__generator_optimizer__lr=theirs.number(key))
     return translated(
         "of both networks, without lr_critic",
         dmd__generator_optimizer__lr=theirs.number(key),
@@ -148,9 +149,16 @@ def _grad_norm(theirs: Theirs, key: str) -> Outcome:
 
 
 def _negative_prompt(theirs: Theirs, key: str) -> Outcome:
-    if not theirs.text(key):
-        return as_here("the unconditional branch gets the empty prompt")
-    return nothing("the unconditional branch gets the empty prompt here, and this text there: the guidance differs")
+    text, ours = theirs.text(key), theirs.preset.encoders.negative_prompt or ""
+    if not theirs.trains:
+        return as_here("few steps are not guided")
+    if text == ours:
+        return as_here("the unconditional branch gets the same text" if text else "it gets the empty prompt")
+    value = f"the negative_prompt of {theirs.file}" if text else "null"
+    return as_here(
+        "the unconditional branch gets what encoders.negative_prompt of the preset says when the prompts are encoded",
+        f"in params.yaml: encoders.negative_prompt of preset {theirs.preset_name} has to be {value}",
+    )
 
 
 RULES: dict[str, Rule] = {

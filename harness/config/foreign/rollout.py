@@ -63,6 +63,11 @@ def _sink(theirs: Theirs, key: str) -> Outcome:
 
 def _gradient_frames(theirs: Theirs, key: str) -> Outcome:
     frames = theirs.whole(key, -1)
+    if theirs.streams:
+        return translated(
+            "with streaming_training all new frames carry gradient",
+            rollout__gradient_frames=theirs.whole("streaming_chunk_size", 1),
+        )
     if frames == -1:
         return nothing("there all frames are supervised; here the last rollout.gradient_frames carry gradient")
     return translated("the last frames, which carry gradient", rollout__gradient_frames=frames)
@@ -76,18 +81,25 @@ def latent_frames(theirs: Theirs) -> int:
 def _training_frames(theirs: Theirs, key: str) -> Outcome:
     if not theirs.trains:
         return as_here("nothing is trained")
+    if theirs.streams:
+        return as_here("streaming_chunk_size is read instead")
     frames, least = theirs.whole(key, 1), 21
     if theirs.has("min_num_training_frames"):
         least = theirs.whole("min_num_training_frames", 1)
-    available = latent_frames(theirs)
-    if frames > available:
-        pixels = 1 + (frames - 1) * theirs.preset.encoders.temporal_factor
-        return nothing(
-            f"the clips of preset {theirs.preset_name} have {available} latent frames, and so have its runs; "
-            f"`data.frames: {pixels}` in params.yaml would make it {frames}"
-        )
     drawn = f"there the length is drawn between {least} and {frames}" if least != frames else ""
-    return translated(drawn, frames=frames)
+    return clip_length(theirs, frames, drawn)
+
+
+def clip_length(theirs: Theirs, frames: int, why: str) -> Outcome:
+    """The latent frames of a clip, if the preset's clips have as many."""
+    available = latent_frames(theirs)
+    if frames <= available:
+        return translated(why, frames=frames)
+    pixels = 1 + (frames - 1) * theirs.preset.encoders.temporal_factor
+    return nothing(
+        f"the clips of preset {theirs.preset_name} have {available} latent frames, and so have its runs; "
+        f"`data.frames: {pixels}` in params.yaml would make it {frames}"
+    )
 
 
 def _least_frames(theirs: Theirs, key: str) -> Outcome:
@@ -167,6 +179,8 @@ def _initial_weights(theirs: Theirs, key: str) -> Outcome:
         options = [f"--lora {theirs.text('lora_ckpt')}"] if theirs.has("lora_ckpt") else []
         if theirs.has("use_ema"):
             options.append(f"--weights {'ema' if theirs.flag('use_ema') else 'raw'}")
+        elif theirs.trains and theirs.has_adapter:  # what their trainer puts adapters on, were there an average too
+            options.append("--weights raw")
         to_do = _import(source, theirs.model, folder, *options)
         return translated("a folder as diffusers writes it", to_do, init__kind="checkpoint", init__path=folder)
     folder = theirs.weights_of(theirs.model)
@@ -184,16 +198,10 @@ def _experts(theirs: Theirs, key: str) -> Outcome:
     return nothing("the two experts of Wan 2.2 are not built here: one network for all noise levels")
 
 
-def _streaming(theirs: Theirs, key: str) -> Outcome:
-    if theirs.values[key] in (False, None):
-        return as_here("each training step makes a clip of its own")
-    return nothing("each training step makes a clip of its own here: no streaming over longer videos")
-
-
-def _adapter(theirs: Theirs, key: str) -> Outcome:
-    if not theirs.trains:
-        return as_here("merged into the generator's weights when they are imported")
-    return nothing("low-rank adapters are not trained here: all weights are")
+def _positions(theirs: Theirs, key: str) -> Outcome:
+    if theirs.flag(key):
+        return translated("positions are places in the window", rollout__rope="relative")
+    return translated("positions are frames of the video", rollout__rope="absolute")
 
 
 def _size(theirs: Theirs, key: str) -> Outcome:
@@ -207,23 +215,7 @@ def _size(theirs: Theirs, key: str) -> Outcome:
     return nothing(f"{ours[key]} in preset {theirs.preset_name}: change its `data`")
 
 
-_STREAMING = (
-    "streaming_training",
-    "streaming_chunk_size",
-    "streaming_max_length",
-    "streaming_min_new_frame",
-    "train_first_chunk",
-)
-_SWITCH = (
-    "switch_prompt_path",
-    "switch_mode",
-    "switch_choices",
-    "switch_frame_indices",
-    "global_sink",
-    "val_switch_prompt_path",
-)
 _EXPERTS = ("training_target", "target", "boundary_step", "high_noise_name", "high_noise_distill_ckpt")
-_ADAPTER = ("type", "rank", "alpha", "dropout", "dtype", "apply_to_critic", "verbose")
 
 RULES: dict[str, Rule] = {
     "generator_type": _attention,
@@ -238,6 +230,7 @@ RULES: dict[str, Rule] = {
     "num_frame_per_block": _frames_per_block,
     "model_kwargs.local_attn_size": _window,
     "model_kwargs.sink_size": _sink,
+    "model_kwargs.use_infinite_attention": _positions,
     "slice_last_frames": _gradient_frames,
     "num_training_frames": _training_frames,
     "min_num_training_frames": _least_frames,
@@ -256,7 +249,4 @@ RULES: dict[str, Rule] = {
     "lora_ckpt": lambda theirs, key: as_here("merged into the generator's weights when they are imported"),
     "use_ema": lambda theirs, key: as_here("the weights are chosen when they are imported"),
     **dict.fromkeys(_EXPERTS, _experts),
-    **dict.fromkeys(_STREAMING, _streaming),
-    **dict.fromkeys(_SWITCH, lambda theirs, key: nothing("a video has one prompt here")),
-    **{f"adapter.{name}": _adapter for name in _ADAPTER},
 }

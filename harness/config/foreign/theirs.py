@@ -126,6 +126,22 @@ class Theirs:
         return kind == "causal"
 
     @property
+    def streams(self) -> bool:
+        """Whether an update goes on with the sequence of the last one."""
+        return self.has("streaming_training") and self.flag("streaming_training")
+
+    @property
+    def switches(self) -> bool:
+        """Whether a sequence changes its prompt on the way."""
+        return self.streams and self.values.get("distribution_loss") == "dmd_switch"
+
+    @property
+    def is_told_images(self) -> bool:
+        """Whether the generator is given each clip's first frame, in their run or in ours."""
+        ours = self.preset.run.get("rollout", {}).get("image_conditioning", "none")
+        return ours != "none" or self.flag("i2v")
+
+    @property
     def has_adapter(self) -> bool:
         """Whether low-rank adapters are trained instead of the weights."""
         return any(key.startswith("adapter.") for key in self.values)

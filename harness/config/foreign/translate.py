@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from harness.config.documents import merge, nest
-from harness.config.foreign import machine, objective, rollout
+from harness.config.foreign import machine, objective, rollout, second_stage
 from harness.config.foreign.dialects import Dialect, detect
 from harness.config.foreign.theirs import Outcome, Rule, Theirs, dotted
 from harness.config.schema import Preset, RunConfig
@@ -22,7 +22,8 @@ _OF_SAMPLING = {  # defaults that a file for sampling needs
     "context_noise",
     "generator_ckpt",
 }
-RULES: dict[str, Rule] = {**objective.RULES, **rollout.RULES, **machine.RULES}
+_FIRST = ("in params.yaml", "python -m harness import", "python -m harness prompts")  # how a `to_do` begins, in order
+RULES: dict[str, Rule] = {**objective.RULES, **rollout.RULES, **second_stage.RULES, **machine.RULES}
 
 
 @frozen(kw_only=True)
@@ -53,8 +54,9 @@ class Translation:
 
     @property
     def to_do(self) -> list[str]:
-        """Commands that the user has to run first, in order."""
-        return list(dict.fromkeys(e.outcome.to_do for e in self.entries if e.outcome.to_do))
+        """What the user has to do first, in order: commands, and changes of the preset."""
+        wanted = dict.fromkeys(e.outcome.to_do for e in self.entries if e.outcome.to_do)
+        return sorted(wanted, key=lambda words: [not words.startswith(start) for start in _FIRST])
 
     @property
     def document(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def translate(
     own = dict(dotted(merge(defaults or {}, document)))
     _refuse_references(own, where)
     dialect = dialect or detect(own, where)
-    values = dict(dotted(merge(dialect.defaults, defaults or {}, document)))
+    values = dict(dotted(merge(dialect.defaults_for(own), defaults or {}, document)))
     theirs = Theirs(file=where, values=values, own=frozenset(own), dialect=dialect, presets=presets)
     entries = [
         Entry(key=key, value=values[key], outcome=RULES[key](theirs, key), is_default=key not in own)
@@ -146,5 +148,15 @@ def _notes(theirs: Theirs) -> list[str]:
         notes.append(
             "Their code lets gradient flow through the K/V cache into earlier blocks, against the paper. Here it does "
             "not (rollout.kv_grad: detach); straight_through does as they do."
+        )
+    if theirs.streams:
+        notes.append(
+            "Their critic learns from a clip's new frames, and the generator's gradient is divided by a mean over the "
+            "whole clip. Here the critic learns from the whole clip, and the mean is over the new frames."
+        )
+    if theirs.has_adapter and theirs.has("generator_ckpt"):
+        notes.append(
+            "Where generator_ckpt holds a critic and a step, their trainer goes on with both: max_iters then counts "
+            "the iterations before, too. Here the critic starts from `critic`, or the teacher, and counting at 0."
         )
     return notes
