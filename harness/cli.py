@@ -11,11 +11,12 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from attrs import frozen
 
-from harness.errors import HarnessError
+from harness.errors import UNFORESEEN, HarnessError
 
 
 @frozen
@@ -139,3 +140,7 @@ def run_verb(name: str, verb: Verb, argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
         return 0
+    except Exception:
+        traceback.print_exc()
+        print(UNFORESEEN, file=sys.stderr)
+        return 1

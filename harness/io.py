@@ -82,22 +82,34 @@ def _first_not_finite(obj: Any, place: str = "") -> str | None:
     return None
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+_KINDS = {dict: "an object", list: "a list", str: "a string"}
+_REMEDY = "delete it and run the stage that writes it again, or restore it (`git checkout`, `dvc checkout`)"
+
+
+def read_json(path: str | os.PathLike[str], *, keys: Iterable[str] = (), kind: type = dict) -> Any:
+    """Read a JSON file that holds an object with at least these keys (or a value of another kind).
 
     Raises:
-        HarnessError: if the file is missing or is not JSON.
+        HarnessError: if the file is missing, is not JSON, or holds something else.
     """
+    content = _parsed(path)
+    if not isinstance(content, kind):
+        raise HarnessError(f"{path}: holds {content!r:.40}, expected {_KINDS[kind]}; {_REMEDY}")
+    if missing := [key for key in keys if key not in content]:
+        raise HarnessError(f"{path}: has no {', '.join(missing)}; {_REMEDY}")
+    return content
+
+
+def _parsed(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise HarnessError(f"{path}: missing; run the stage that writes it (`make repro` runs all of them)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: cannot be read ({error})") from error
+        raise HarnessError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
     except json.JSONDecodeError as error:
         raise HarnessError(
-            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "delete it and run the stage that writes it again"
+            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); {_REMEDY}"
         ) from error
 
 

@@ -186,13 +186,13 @@ def clear_dead_locks(root: Path = Path(".")) -> None:
     table = root / ".dvc/tmp/rwlock"
     try:
         locks = json.loads(table.read_text())
+        reads = {path: [info for info in infos if _is_dvc(info)] for path, infos in locks.get("read", {}).items()}
+        writes = {path: info for path, info in locks.get("write", {}).items() if _is_dvc(info)}
     except FileNotFoundError:
         return
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError):  # half-written, or not of DVC
         table.unlink(missing_ok=True)
         return
-    reads = {path: [info for info in infos if _is_dvc(info)] for path, infos in locks.get("read", {}).items()}
-    writes = {path: info for path, info in locks.get("write", {}).items() if _is_dvc(info)}
     atomic_write_text(table, json.dumps({"read": {p: i for p, i in reads.items() if i}, "write": writes}))
 
 

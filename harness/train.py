@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):  # a script: modules are
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from harness.config.load import resolve_file, resolve_target
-from harness.errors import HarnessError
+from harness.errors import UNFORESEEN, HarnessError
 from harness.training.fingerprint import fingerprint
 from harness.training.inputs import TEACHERS, input_digests
 from harness.training.request import Request
@@ -93,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved state", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        print(UNFORESEEN, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -76,6 +76,17 @@ def test_problems_are_one_message_and_status_2(monkeypatch, capsys):
     assert run_verb("v", calls(monkeypatch, interrupted), ["a"]) == 130
 
 
+def test_what_nobody_foresaw_is_not_a_traceback_alone(monkeypatch, capsys):
+    def broken(target):
+        raise KeyError("compute")
+
+    assert run_verb("v", calls(monkeypatch, broken), ["a"]) == 1
+    text = capsys.readouterr().err
+    assert "KeyError: 'compute'" in text
+    assert text.endswith("where it happened\n")
+    assert "`verify-data`" in text
+
+
 def test_a_closed_pipe_is_quiet():
     shell = f"{sys.executable} -m harness explain configs/dmd.yaml | head -n 1"
     done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, timeout=60)

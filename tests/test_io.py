@@ -109,3 +109,22 @@ def test_code_digest_reads_folders_and_names_bad_files(tmp_path):
 def test_json_is_plain_json(tmp_path):
     write_json(tmp_path / "a", {"x": True})
     assert json.loads((tmp_path / "a").read_bytes()) == {"x": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("[1]", r"holds \[1\], expected an object; delete it and run the stage"),
+        ("null", "holds None, expected an object"),
+        ('{"a": 1}', "has no b; delete it"),
+    ],
+)
+def test_json_of_another_shape_is_told(tmp_path, content, what):
+    (tmp_path / "f.json").write_text(content)
+    with pytest.raises(HarnessError, match=r"f\.json: " + what):
+        read_json(tmp_path / "f.json", keys=("a", "b"))
+
+
+def test_json_of_the_wanted_kind_is_given(tmp_path):
+    (tmp_path / "f.json").write_text("[1]")
+    assert read_json(tmp_path / "f.json", kind=list) == [1]

@@ -109,3 +109,12 @@ def test_stages_get_this_python_and_no_thread_counts(monkeypatch):
     assert "OMP_NUM_THREADS" not in environment
     assert environment["KEPT"] == "x"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"read": []}', '{"write": {"a": 7}}', '{"read": {"a": 3}}', "{"])
+def test_a_table_of_locks_that_is_not_dvcs_is_dropped(tmp_path, content):
+    table = tmp_path / ".dvc/tmp/rwlock"
+    table.parent.mkdir(parents=True)
+    table.write_text(content)
+    clear_dead_locks(tmp_path)
+    assert not table.exists() or json.loads(table.read_text()) == {"read": {}, "write": {}}

@@ -33,7 +33,10 @@ class Table:
 
     def _read(self) -> list[list[str]]:
         """All whole lines; a last line that was cut off while it was written is dropped."""
-        text = self.path.read_text(encoding="utf-8")
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HarnessError(f"{self.path}: damaged ({error}). Delete {self.path.parent} and run again") from error
         return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def restart(self) -> None:

@@ -23,6 +23,7 @@ from harness.tracking.requests import compare_request
 
 REPORT = Path("reports/index.html")
 CLIP_ROWS = 4
+COMPARISON_KEYS = ("declaration", "hypotheses", "models", "fingerprints", "paired", "clips")  # of a whole one
 MARKS = {"supported": "+", "not supported": "-", "undecided": "?"}
 
 
@@ -221,7 +222,7 @@ def load_comparisons(root: str | Path = ".") -> dict[str, dict[str, Any]]:
         raise HarnessError(
             f"{Path(root) / 'comparisons'}: no comparison yet; run `python -m harness compare EXPERIMENT`"
         )
-    return {file.parent.name: read_json(file) for file in files}
+    return {file.parent.name: read_json(file, keys=COMPARISON_KEYS) for file in files}
 
 
 def verdict_lines(comparisons: dict[str, dict[str, Any]]) -> list[str]:

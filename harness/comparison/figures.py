@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from harness.comparison import plots, views
 from harness.comparison.long_figures import strip_of_frames
@@ -150,7 +150,11 @@ def _clip(path: Path, alt: str, strip: Sequence[int] | None) -> dict[str, str]:
     if not path.is_file():
         raise HarnessError(f"{path}: missing; run `python -m harness compare {path.parent.parent.name}` again")
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise HarnessError(f"{path}: no picture; run `python -m harness compare {path.parent.parent.name}`") from error
+    with opened as image:
         kind = Image.MIME[str(image.format)]
         image.seek(getattr(image, "n_frames", 1) // 2)
         stream = io.BytesIO()

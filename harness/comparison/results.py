@@ -22,6 +22,7 @@ OTHERWISE = {  # what to do where evaluating again does not help
     "arms have different blocks (rollout.frames_per_block, a given first frame), take an evaluate_frames in whose "
     "middle a block of each begins, or null"
 }
+MANIFEST_KEYS = ("config", "fingerprint", "compute", "updates")
 Row = dict[str, float]
 
 
@@ -274,15 +275,21 @@ def read_rows(path: Path) -> list[Row]:
     """Rows of a CSV file; cells that are not finite numbers are left out of their row.
 
     Raises:
-        HarnessError: if the file is missing or is not text.
+        HarnessError: if the file is missing, is not text, has no rows, or one whose cells are not those of the header.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [_numbers(row) for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise HarnessError(f"{path}: missing; run the stage that writes it") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HarnessError(f"{path}: cannot be read ({error})") from error
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise HarnessError(
+            f"{path}: damaged, expected a header and rows of as many cells; restore it (`git checkout`) or run the "
+            "stage that writes it again"
+        )
+    return [_numbers(row) for row in rows]
 
 
 def _numbers(row: Mapping[str, str | None]) -> Row:
@@ -310,7 +317,7 @@ class _Reader:
             target=target,
             folder=folder,
             cards=self._try(lambda: _card(folder / "cards.json", target, kind), {}),
-            manifest=self._try(lambda: read_json(folder / "manifest.json"), {}),
+            manifest=self._try(lambda: read_json(folder / "manifest.json", keys=MANIFEST_KEYS), {}),
             timing=self._try(lambda: _times(folder / "timing.json"), {}),
             quality=self._try(lambda: read_rows(folder / "quality.csv"), []) if kind == "run" else [],
         )

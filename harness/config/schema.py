@@ -293,7 +293,7 @@ class RunConfig:
 
     preset: str
     method: Literal["sft", "causal_sft", "dmd"]
-    seed: int = field(validator=ge(0))
+    seed: int = field(validator=and_(ge(0), lt(2**32)))
     model: str  # a name in `harness.models.presets`
     frames: int = _positive()  # latent frames of a training clip
     init: InitConfig = field(factory=InitConfig)

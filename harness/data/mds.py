@@ -41,6 +41,7 @@ IMAGE_COLUMNS = {  # of encoded data for image to video, besides
 }
 PROMPT_COLUMNS = {"key": "str", "text": "ndarray:float16", "caption": "str", "attributes": "json"}
 SPLITS = ("train", "validation", "test")
+WRITTEN = ("report.json", "fingerprint.json", "text_encoder")  # by clips, encoded data and prompts, encoders
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def disk_errors_named(folder: str | Path, advice: str) -> Iterator[None]:
             raise HarnessError(
                 f"{folder}: cannot be written ({error.strerror}). Fix its permissions. {advice}"
             ) from error
-        raise
+        raise HarnessError(f"{folder}: cannot be written ({error}). Give another folder") from error
 
 
 def write_mds(
@@ -189,9 +190,15 @@ def load_split(
 def new_folder(target: str | Path) -> Iterator[Path]:
     """A fresh folder beside `target` that takes its place when the block ends well, and goes away when it does not.
 
-    What an earlier, killed process left is removed.
+    What an earlier, killed process left is removed. Raises HarnessError where `target` is a file, or a folder that
+    none of the data stages has written: it would be lost.
     """
     target = Path(target)
+    if target.exists() and not _ours(target):
+        raise HarnessError(
+            f"{target}: is there, and was not written by a data stage; it would be replaced. Give another --out, or "
+            "move it away"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{target.name}.new-*"):
         if not _alive(leftover.name.rpartition("-")[2]):
@@ -207,6 +214,11 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _ours(target: Path) -> bool:
+    """Whether a folder is empty or has a file that every data stage leaves."""
+    return target.is_dir() and (not any(target.iterdir()) or any((target / name).exists() for name in WRITTEN))
 
 
 def _alive(pid: str) -> bool:

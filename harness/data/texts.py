@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,14 @@ def _load(path: Path, text_length: int) -> Tensor:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise HarnessError(f"{path}: damaged ({error}). Run `dvc checkout` or `dvc repro encode`") from error
-    if set(tensors) != {"text"} or tensors["text"].ndim != 2:
+    if set(tensors) != {"text"} or tensors["text"].ndim != 2 or not tensors["text"].is_floating_point():
         raise HarnessError(
-            f"{path}: expected one tensor `text` [L, D], found {sorted(tensors)}. Run `dvc repro encode`"
+            f"{path}: expected one tensor `text` [L, D], found {_shapes(tensors)}. Run `dvc repro encode`"
         )
+    if not bool(torch.isfinite(tensors["text"]).all()):
+        raise HarnessError(f"{path}: has values that are not finite. Run `dvc checkout` or `dvc repro encode`")
     return padded(tensors["text"], text_length, str(path))[None]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()) or "none"

@@ -250,4 +250,4 @@ def load_evaluators(folder: str | Path) -> Evaluators:
 
 def evaluators_digest(folder: str | Path) -> str:
     """The sha256 of the weights, as the card's protocol states it."""
-    return read_json(Path(folder) / "config.json")["sha256"]
+    return read_json(Path(folder) / "config.json", keys=("sha256",))["sha256"]

@@ -20,7 +20,7 @@ from harness.data.conditions import image_condition
 from harness.data.digits import Attributes
 from harness.data.mds import count_samples, iter_samples
 from harness.data.selection import containing
-from harness.data.shards import read_fingerprint
+from harness.data.shards import read_fingerprint, verify_shards
 from harness.evaluation.bench import SHOWN, Bench, Outcome
 from harness.evaluation.card import (
     SCHEMA,
@@ -272,6 +272,8 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     evaluation, clips = params.preset.evaluation, root / "data" / "clips"
     check_backend(run.attention_backend, precision=run.precision, training=False)
+    for folder in (root / run.data, clips):
+        verify_shards(folder / "test")
     bench = build_bench(run, params, load_evaluators(root / "checkpoints" / "evaluators"), root)
     wanted = entries(target, run, root, evaluation)
     models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins

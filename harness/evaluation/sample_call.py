@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def choose_sampler(run: RunConfig, params: Params, steps: int | None, cfg_scale:
     """
     if steps is not None and not 1 <= steps <= 1000:
         raise HarnessError(f"--steps {steps}: expected 1 … 1000")
-    if cfg_scale is not None and cfg_scale < 1:
+    if cfg_scale is not None and not 1 <= cfg_scale < math.inf:
         raise HarnessError(f"--cfg-scale {cfg_scale}: expected at least 1 (1 is no guidance)")
     if run.method == "sft":
         evaluation = params.preset.evaluation

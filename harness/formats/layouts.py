@@ -51,7 +51,7 @@ def detect(path: Path) -> Found:
         files = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *_TORCH))
         advice = f"; give one of its files: {', '.join(files[:5])}" if files else ""
         raise HarnessError(f"{path}: no config.json, here or in {' or '.join(PARTS)}{advice}")
-    raw = read_json(folder / "config.json")
+    raw = read_json(folder / "config.json", kind=object)
     raw = raw if isinstance(raw, dict) else {}
     if raw.get("_class_name") in _CLASSES:
         layout: Layout = "diffusers"

@@ -82,7 +82,7 @@ def load_model(
     try:
         with torch.device("meta"):
             model = CausalWan.from_config(config)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise HarnessError(f"{folder / 'config.json'}: does not describe a Wan transformer ({error})") from error
     assert isinstance(model, CausalWan)
     state = {}

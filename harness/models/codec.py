@@ -7,7 +7,6 @@ real one.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,11 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
+from harness.io import read_json
 
 
 class PCACodec(ModelMixin, ConfigMixin):
@@ -164,11 +165,17 @@ def load_vae(folder: str | Path) -> VAE:
         raise HarnessError(
             f"{path}: no such file. Expected a diffusers VAE folder; `dvc repro encoders` makes the tiny one."
         )
-    name = json.loads(path.read_text())["_class_name"]
+    name = read_json(path, keys=("_class_name",))["_class_name"]
     classes = {"PCACodec": PCACodec, "AutoencoderKLWan": AutoencoderKLWan}
     if name not in classes:
         raise HarnessError(f"{path}: _class_name is {name!r}, expected one of {', '.join(classes)}")
-    vae = classes[name].from_pretrained(str(folder))
+    try:
+        vae = classes[name].from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise HarnessError(
+            f"{folder}: the VAE cannot be read ({str(error).splitlines()[0]}). "
+            "Run `dvc checkout` or `dvc repro encoders`"
+        ) from error
     return vae.eval().requires_grad_(False)
 
 

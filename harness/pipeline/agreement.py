@@ -179,7 +179,7 @@ def trained_as(target: str, root: Path) -> Trained:
     """
     manifest = root / "results" / target / MANIFEST
     if manifest.is_file():
-        return _of_run(read_json(manifest)["config"], f"results/{target}/{MANIFEST}")
+        return _of_run(read_json(manifest, keys=("config",))["config"], f"results/{target}/{MANIFEST}")
     return _of_run(to_dict(resolve_target(target, root)), f"the configuration of {target}")
 
 

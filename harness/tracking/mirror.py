@@ -75,7 +75,7 @@ class Media:
         path = clip_file(folder, row)
         if not path.is_file():
             return []
-        captions = read_json(folder / FOLDER / CAPTIONS)
+        captions = read_json(folder / FOLDER / CAPTIONS, kind=list)
         clips = np.load(path, allow_pickle=False)
         return [self.video(clip, PREVIEW_FPS, caption) for clip, caption in zip(clips, captions, strict=False)]
 

@@ -15,6 +15,7 @@ from streaming import StreamingDataset
 from torch import nn
 
 from harness.algorithms.shards import local, local_parameters
+from harness.errors import HarnessError
 from harness.training.state_files import newest_good, read_state, write_state
 
 COUNTERS = ("epoch", "batch", "sample", "token", "batch_in_epoch", "sample_in_epoch", "token_in_epoch")
@@ -117,6 +118,15 @@ class Checkpointing(Callback):
         if batch is None:
             return
         saved = read_state(self.root, batch, rank)
+        try:
+            self._restore(state, saved)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise HarnessError(
+                f"{self.root}: the saved state of batch {batch} does not hold what this run has ({error}). "
+                "Delete that folder and run again: the run then starts anew"
+            ) from error
+
+    def _restore(self, state: State, saved: dict[str, Any]) -> None:
         with torch.no_grad():
             for role in self.roles:
                 for name, weight in local_parameters(self.method.get_submodule(role)).items():

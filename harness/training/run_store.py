@@ -52,7 +52,7 @@ class RunFolder:
         path = self.path / "started.json"
         if not path.is_file():
             write_json(path, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
-        return read_json(path)
+        return read_json(path, kind=str)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and the marker; states and other means are then removed."""
@@ -65,7 +65,10 @@ class RunFolder:
 def run_folder(root: Path, fingerprint: str) -> RunFolder:
     """The folder of the run with this fingerprint, made if needed."""
     path = root / RUNS / fingerprint[:32]
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be made ({error.strerror}); {RUNS} is where runs are kept") from error
     return RunFolder(path)
 
 

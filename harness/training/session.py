@@ -150,6 +150,11 @@ def open_data(config: RunConfig, root: Path, work: Path) -> DataSpec:
     split = folder / ("train" if config.prompts is None else PROMPTS)
     if dist.get_local_rank() == 0:
         verify_shards(split)
+        if monitors(config):
+            told, clips = root / config.data, (root / config.data).parent / "clips"
+            for measured_on in (told / "validation", clips / "validation"):
+                if measured_on.is_dir():  # the monitor says what is missing
+                    verify_shards(measured_on)
         if config.captions_with is not None:
             select_split(split, config.captions_with, work / SELECTED)
     dist.barrier()

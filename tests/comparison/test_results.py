@@ -42,8 +42,8 @@ def test_a_model_missing_from_a_card_is_named(world):
     [
         ("{", "not valid JSON"),
         ("{}", "no `models` and `protocol`"),
-        ("null", "no `models` and `protocol`"),
-        ("[1]", "no `models` and `protocol`"),
+        ("null", "holds None, expected an object"),
+        ("[1]", "holds [1], expected an object"),
         ('{"models": {}, "protocol": []}', "no `models` and `protocol`"),
         ('{"models": [], "protocol": {}}', "no `models` and `protocol`"),
     ],

@@ -98,7 +98,7 @@ def test_missing_shard_is_named(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_is_named_and_nothing_half_written_stays(tmp_path, monkeypatch, code):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("kept")
+    (tmp_path / "out" / "report.json").write_text("kept")
     real = mds.MDSWriter.flush_shard
     flushed = []
 
@@ -115,7 +115,7 @@ def test_full_disk_is_named_and_nothing_half_written_stays(tmp_path, monkeypatch
         new_folder(tmp_path / "out") as new,
     ):
         write_mds(new / "train", COLUMNS, rows(0, 9), shard_bytes=600)
-    assert (tmp_path / "out" / "old").read_text() == "kept"
+    assert (tmp_path / "out" / "report.json").read_text() == "kept"
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -124,12 +124,40 @@ def test_new_folder_replaces_and_removes_what_a_killed_process_left(tmp_path):
     alive = tmp_path / f".out.new-{os.getppid()}"
     for folder in (dead, alive, tmp_path / "out"):
         folder.mkdir()
-        (folder / "old").touch()
+        (folder / "report.json").touch()
     with new_folder(tmp_path / "out") as new:
         (new / "fresh").touch()
     assert os.listdir(tmp_path / "out") == ["fresh"]
     assert not dead.exists()
     assert alive.exists()
+
+
+@pytest.mark.parametrize("there", ["out/precious.txt", "out/clips/report.json", "out"])
+def test_what_no_data_stage_has_written_is_not_replaced(tmp_path, there):
+    path = tmp_path / there
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with (
+        pytest.raises(HarnessError, match=r"out: is there, and was not written by a data stage"),
+        new_folder(tmp_path / "out"),
+    ):
+        pass
+    assert path.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as new:
+        (new / "fresh").touch()
+    assert os.listdir(tmp_path / "out") == ["fresh"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    with pytest.raises(HarnessError, match="out: cannot be written"), disk_errors_named(out, "x"), new_folder(out):
+        pass
 
 
 def test_index_has_sums(tmp_path):

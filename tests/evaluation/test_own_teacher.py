@@ -132,9 +132,10 @@ def teacher_with(**changes) -> dict:
     [
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
-        ("[]", "models is missing"),
-        ("7", "models is missing"),
-        ("null", "models is missing"),
+        ("[]", "holds [], expected an object"),
+        ("7", "holds 7, expected an object"),
+        ("null", "holds None, expected an object"),
+        ("{}", "models is missing"),
         ({"models": ["teacher"]}, "models is ['teacher'], expected an object"),
         ({"models": {"teacher": []}}, "models.teacher.metrics is missing"),
         ({"models": {"teacher": {"metrics": None}}}, "models.teacher.metrics is None, expected an object"),

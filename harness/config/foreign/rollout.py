@@ -115,7 +115,7 @@ def _shape(theirs: Theirs, key: str) -> Outcome:
     data, encoders = theirs.preset.data, theirs.preset.encoders
     ours = [encoders.latent_channels, data.height // encoders.spatial_factor, data.width // encoders.spatial_factor]
     if shape[2:] == ours:
-        return as_here(f"the latents of preset {theirs.preset_name}; the frames are in num_training_frames")
+        return as_here(f"the latents of preset {theirs.preset_name}; another key says how many frames")
     return nothing(f"latents are {ours[0]} × {ours[1]} × {ours[2]} in preset {theirs.preset_name}: change its `data`")
 
 
@@ -246,7 +246,6 @@ RULES: dict[str, Rule] = {
     "real_name": _teacher,
     "fake_name": _critic,
     "generator_ckpt": _initial_weights,
-    "lora_ckpt": lambda theirs, key: as_here("merged into the generator's weights when they are imported"),
     "use_ema": lambda theirs, key: as_here("the weights are chosen when they are imported"),
     **dict.fromkeys(_EXPERTS, _experts),
 }

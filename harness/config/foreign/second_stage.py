@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from attrs import evolve
+
 from harness.config.foreign.rollout import clip_length
 from harness.config.foreign.theirs import Outcome, Rule, Theirs, as_here, nothing, translated
 
@@ -108,14 +110,12 @@ def _switch_places(theirs: Theirs) -> list[int]:
     return [place for place in places if place < _longest(theirs)]
 
 
-def _switch_place(theirs: Theirs, key: str) -> Outcome:
+def _switch_mode(theirs: Theirs, key: str) -> Outcome:
     if not theirs.switches:
         return as_here("no prompt changes there")
     places, new, mode = _switch_places(theirs), _new_lengths(theirs), theirs.text("switch_mode")
     if not places:
         raise theirs.wrong(_READ_WITH[mode][0], f"frames below the longest sequence ({_longest(theirs)})")
-    if key != "switch_mode" and key not in _READ_WITH[mode]:
-        return as_here(f"not read there with switch_mode: {mode}")
     here = "here where any chunk but the first one starts"
     starts = range(theirs.whole("streaming_chunk_size", 1), _longest(theirs), new[0])
     if len(places) == 1:
@@ -123,6 +123,17 @@ def _switch_place(theirs: Theirs, key: str) -> Outcome:
     if len(new) > 1 or not set(places) <= set(starts):
         return nothing(f"there within a chunk too; {here}")
     return as_here(f"there where one of {len(places)} chunks starts; {here}")
+
+
+def _switch_place(theirs: Theirs, key: str) -> Outcome:
+    """A key that says where a prompt may change: what `switch_mode` says, where that reads it."""
+    outcome = _switch_mode(theirs, "switch_mode")
+    if not theirs.switches:
+        return outcome
+    mode = theirs.text("switch_mode")
+    if key not in _READ_WITH[mode]:
+        return as_here(f"not read there with switch_mode: {mode}")
+    return evolve(outcome, why="see switch_mode")
 
 
 def _switch_prompts(theirs: Theirs, key: str) -> Outcome:
@@ -162,6 +173,10 @@ def _if_training(rule: Rule) -> Rule:
     return read
 
 
+def _trained_before(theirs: Theirs, key: str) -> Outcome:
+    return nothing("there training goes on with it; here it is merged at import, and new adapters begin")
+
+
 def _adapter_kind(theirs: Theirs, key: str) -> Outcome:
     if theirs.text(key) != "lora":
         raise theirs.wrong(key, "lora")
@@ -190,7 +205,7 @@ _ADAPTER: dict[str, Rule] = {
     "apply_to_critic": _on_critic,
     "verbose": lambda theirs, key: as_here("it only prints"),
 }
-_PLACES = ("switch_mode", *(key for keys in _READ_WITH.values() for key in keys))
+_PLACES = [key for keys in _READ_WITH.values() for key in keys]
 
 RULES: dict[str, Rule] = {
     "streaming_training": _streaming,
@@ -199,9 +214,11 @@ RULES: dict[str, Rule] = {
     "streaming_max_length": _if_streaming(_max_length),
     "streaming_possible_max_length": _if_streaming(_max_length),
     "train_first_chunk": _if_streaming(_first_chunk),
+    "switch_mode": _switch_mode,
     **dict.fromkeys(_PLACES, _switch_place),
     "switch_prompt_path": _switch_prompts,
     "global_sink": _sink_at_switch,
     "switch_frame_indices": _prompts_when_sampling,
+    "lora_ckpt": _if_training(_trained_before),
     **{f"adapter.{name}": _if_training(rule) for name, rule in _ADAPTER.items()},
 }

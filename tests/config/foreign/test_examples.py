@@ -17,7 +17,11 @@ BOOKKEEPING = ("save_every_batches",)
 
 @pytest.mark.parametrize(
     ("example", "theirs"),
-    [("dmd_self_forcing", "self_forcing_dmd"), ("dmd_longlive_init", "longlive_train_init")],
+    [
+        ("dmd_self_forcing", "self_forcing_dmd"),
+        ("dmd_longlive_init", "longlive_train_init"),
+        ("dmd_longlive_long", "longlive_train_long"),
+    ],
 )
 def test_an_example_is_the_translation(example, theirs):
     document = translate(parse_yaml(FILES[theirs], theirs), PRESETS, where=theirs).document

@@ -67,16 +67,18 @@ def test_self_forcing():
 
 def test_what_has_to_be_imported_first():
     assert of(SELF_FORCING).to_do == [
+        "in params.yaml: encoders.negative_prompt of preset wan2_1-t2v-1_3b has to be the negative_prompt of f.yaml",
         "python -m harness import checkpoints/ode_init.pt --preset wan2.1-t2v-1.3b --out pretrained/ode_init",
         "python -m harness import Wan-AI/Wan2.1-T2V-14B-Diffusers --preset wan2.1-t2v-14b "
         "--out pretrained/wan2.1-t2v-14b",
         "python -m harness import Wan-AI/Wan2.1-T2V-1.3B-Diffusers --preset wan2.1-t2v-1.3b "
         "--out pretrained/wan2.1-t2v-1.3b",
+        "python -m harness prompts prompts/vidprom_filtered_extended.txt --out data/prompts",
     ]
     run = resolved("self_forcing_dmd")
     assert (run.teacher, run.critic) == ("pretrained/wan2.1-t2v-14b", "pretrained/wan2.1-t2v-1.3b")
     i2v = of(parse_yaml(FILES["self_forcing_14b_i2v_dmd"], "f.yaml"))
-    assert "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers --preset wan2.1-i2v-14b-480p" in i2v.to_do[0]
+    assert "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers --preset wan2.1-i2v-14b-480p" in i2v.to_do[1]
 
 
 def test_sid_is_another_objective():
@@ -93,11 +95,6 @@ def test_longlive():
     run = resolved("longlive_train_init")
     assert (run.rollout.window, run.rollout.sink, run.rollout.gradient_frames) == (12, 3, 21)
     assert (run.dmd.generator_updates, run.dmd.ema_decay) == (140, 0.99)
-    long = of(parse_yaml(FILES["longlive_train_long"], "f.yaml"))
-    assert (long.settings["dmd.generator_updates"], long.settings["dmd.ema_decay"]) == (600, 0.0)
-    refused = {entry.key for entry in long.entries if not entry.outcome.fits}
-    assert {"streaming_training", "switch_mode", "adapter.rank", "distribution_loss"} <= refused
-    assert "low-rank" in outcome(long, "lr").why
 
 
 def test_a_file_for_sampling():
@@ -178,7 +175,7 @@ def test_values_are_converted(values, settings):
         ("generator_cpu_offload", True, "host memory"),
         ("image_or_video_shape", [1, 21, 16, 90, 160], "16 × 60 × 104"),
         ("num_training_frames", 27, "`data.frames: 105`"),
-        ("negative_prompt", "ugly", "empty prompt"),
+        ("data_max_count", 30000, "cut it"),
         ("mixed_precision", "fp16", "fp32 and bf16 only"),
     ],
 )

@@ -37,6 +37,13 @@ wandb_project: PROJECT
 _AVERAGE = "ema_weight: 0.99\nema_start_step: 200\n"
 _LONG = "model_kwargs: {timestep_shift: 5.0, local_attn_size: 12, sink_size: 3}\n"
 _ADAPTER = "adapter: {type: lora, rank: 256, alpha: 256, dropout: 0.0, dtype: bfloat16, verbose: false}\n"
+_ADAPTERS = _ADAPTER.replace("verbose: false", "apply_to_critic: true, verbose: true")
+_SECOND_STAGE = (
+    _COMMON.replace("lr: 2.0e-06", "lr: 1.0e-05")
+    .replace("lr_critic: 4.0e-07", "lr_critic: 2.0e-06")
+    .replace("loss: dmd", "loss: dmd_switch")
+    .replace("[1, 21, 16, 60, 104]", "[1, 240, 16, 60, 104]")
+)
 FILES = {
     "self_forcing_dmd": f"""\
 {_COMMON}{_AVERAGE}generator_ckpt: checkpoints/ode_init.pt
@@ -80,7 +87,7 @@ num_training_frames: 21
 slice_last_frames: 21
 """,
     "longlive_train_long": f"""\
-{_COMMON.replace("lr: 2.0e-06", "lr: 1.0e-05").replace("loss: dmd", "loss: dmd_switch")}{_AVERAGE}{_LONG}{_ADAPTER}
+{_SECOND_STAGE}{_AVERAGE}{_LONG}{_ADAPTERS}
 generator_ckpt: checkpoints/longlive_init.pt
 real_name: Wan2.1-T2V-1.3B
 fake_name: Wan2.1-T2V-1.3B
@@ -93,9 +100,15 @@ log_iters: 50
 max_checkpoints: 3
 max_iters: 3000
 global_sink: false
+vis_interval: 500
+vis_ema: false
+vis_video_lengths: [240]
+val_batch_size: 1
+val_data_path: prompts/vidprom_filtered_extended.txt
+val_switch_prompt_path: prompts/vidprom_filtered_extended_switch.txt
 slice_last_frames: 21
 switch_mode: random_choice
-switch_choices: [21, 39, 57]
+switch_choices: [21, 39, 57, 75, 93, 111, 129, 147, 165, 183, 201]
 streaming_training: true
 streaming_chunk_size: 21
 streaming_max_length: 240
