@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from attrs import frozen
 
+from harness.config.documents import refuse_conflict
 from harness.errors import HarnessError
 from harness.io import atomic_write_text, read_json, write_json
 
@@ -66,6 +67,9 @@ def read_plan(targets: Sequence[str] = (), experiments: Sequence[str] = ()) -> P
                 for stage in wanted
             }
     except DvcException as error:
+        for file in ("dvc.yaml", "dvc.lock", *sorted(map(str, Path("experiments").glob("*/dvc.*")))):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                refuse_conflict(Path(file).read_text(encoding="utf-8"), file)
         raise HarnessError(f"DVC cannot read the pipeline: {_chain(error)}") from error
 
 

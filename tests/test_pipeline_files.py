@@ -8,6 +8,7 @@ from layers import ROOT, imports, modules
 
 from harness.config.documents import read_yaml
 from harness.config.load import load_params
+from harness.errors import HarnessError
 from harness.stages import read_plan
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*/dvc.yaml"))
@@ -201,6 +202,14 @@ def test_a_plan_of_some_experiments_reads_only_the_files_it_needs(pipeline, aske
     assert plan.pop("report").needs == {f"experiments/{name}/dvc.yaml:compare" for name in read}
     assert plan == {name: whole[name] for name in plan}
     assert all(stage.needs <= plan.keys() for stage in plan.values())
+
+
+@pytest.mark.parametrize("file", ["dvc.yaml", "dvc.lock"])
+def test_a_merge_conflict_is_named(pipeline, file):
+    whole = (ROOT / file).read_text()
+    (pipeline / file).write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> theirs\n")
+    with pytest.raises(HarnessError, match=rf"^{file}, line 1: a merge conflict\. Keep one side"):
+        read_plan()
 
 
 def test_what_git_and_dvc_ignore():

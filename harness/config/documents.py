@@ -50,10 +50,21 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise HarnessError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: cannot be read ({error})") from error
+    refuse_conflict(text, str(path))
     document = parse_yaml(text, str(path))
     if not isinstance(document, dict):
         raise HarnessError(f"{path}: must be a mapping (`key: value` lines), found {describe(document)}")
     return document
+
+
+def refuse_conflict(text: str, where: str) -> None:
+    """Raise HarnessError where git has left both sides of a merge in a file."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+            raise HarnessError(
+                f"{where}, line {number}: a merge conflict. Keep one side (`git checkout --ours {where}`, or --theirs) "
+                "or merge by hand, then run the same command again"
+            )
 
 
 def dump_yaml(obj: Any) -> str:

@@ -31,6 +31,7 @@ from harness.evaluation.sample_call import (
     read_call,
 )
 from harness.evaluation.streamed import FrameProgress, clip_noise, write_streams
+from harness.io import read_json
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.causal_wan import CausalWan
 from harness.models.checkpoint import load_model
@@ -125,9 +126,23 @@ def load_generator(arguments: argparse.Namespace, run: RunConfig, root: Path, de
             f"--weights {folder}: no model there. Expected a folder with config.json as diffusers writes it, such as "
             "checkpoints/TARGET/last; `python -m harness import` makes one of other formats"
         )
+    own = root / "checkpoints" / arguments.target / "model" / "config.json"
+    if arguments.weights and own.is_file():
+        _check_weights(folder / "config.json", own)
     model = load_model(folder, device=device).eval()
     set_backend(model, run.attention_backend)
     return model
+
+
+def _check_weights(given: Path, own: Path) -> None:
+    """Raise HarnessError for weights of a network that reads other inputs than the target's."""
+    theirs, ours = read_json(given), read_json(own)
+    for key in ("in_channels", "out_channels", "text_dim", "image_dim"):
+        if theirs.get(key) != ours.get(key):
+            raise HarnessError(
+                f"--weights {given.parent}: {key} is {theirs.get(key)}, the target's network in {own.parent} has "
+                f"{ours.get(key)}; give weights of its kind, or a target that was trained like them"
+            )
 
 
 def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:

@@ -16,7 +16,7 @@ from harness.planning.scene import Scene, build_scene
 from harness.training.parallelism import check_sharding
 
 HEADROOM = 0.08  # of the memory: the context of CUDA, NCCL's buffers, fragmentation; a rule of thumb
-_UNITS = {"": 1, "B": 1, "M": 2**20, "MB": 2**20, "MIB": 2**20, "G": 2**30, "GB": 2**30, "GIB": 2**30}
+_UNITS = {"B": 1, "M": 2**20, "MB": 2**20, "MIB": 2**20, "G": 2**30, "GB": 2**30, "GIB": 2**30}
 
 Line = tuple[str, str]
 

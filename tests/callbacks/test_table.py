@@ -48,3 +48,9 @@ def test_a_full_disk_is_told(tmp_path):
     table.path = Path("/dev/full")
     with pytest.raises(HarnessError, match=r"/dev/full: cannot be written \(No space left"):
         table.append({"a": 1})
+
+
+def test_what_is_no_text_is_named(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(HarnessError, match=r"t\.csv: damaged .*Delete .* and run again"):
+        Table(tmp_path / "t.csv", ["a"])

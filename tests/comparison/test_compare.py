@@ -53,6 +53,15 @@ def test_nothing_compared_yet(tmp_path):
         load_comparisons(tmp_path)
 
 
+@pytest.mark.parametrize(("content", "what"), [("[]", "holds [], expected an object"), ("{}", "has no declaration")])
+def test_a_comparison_of_another_shape_is_named(tmp_path, content, what):
+    (tmp_path / "comparisons/sink").mkdir(parents=True)
+    (tmp_path / "comparisons/sink/comparison.json").write_text(content)
+    with pytest.raises(HarnessError) as caught:
+        load_comparisons(tmp_path)
+    assert f"comparisons/sink/comparison.json: {what}" in str(caught.value)
+
+
 def test_floats_are_rounded_where_processors_differ():
     assert rounded({"a": [0.1 + 0.2, 1, None, True]}) == {"a": [0.3, 1, None, True]}
 

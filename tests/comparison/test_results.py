@@ -253,3 +253,16 @@ def test_the_student_that_a_run_started_from_must_be_counted(world):
     arms["two_stage"][1].manifest["config"]["init"].update(kind="student", path="checkpoints/other/arm")
     (problem,) = uncounted_parents(arms)
     assert "two_stage/seed1/manifest.json: parents: the compute of other/arm/seed1 is not recorded" in problem
+
+
+@pytest.mark.parametrize("content", ["", "update,fvd\n", "[1, 2]", "null\n", "update,fvd\n0\n"])
+def test_a_damaged_table_is_refused_and_not_counted_as_no_measurement(world, content):
+    path = world.root / "results" / NAME / "two_stage/seed0/quality.csv"
+    path.write_text(content)
+    assert "two_stage/seed0/quality.csv: damaged, expected a header and rows" in refused(world)
+
+
+@pytest.mark.parametrize(("content", "what"), [("[1]", "holds [1], expected an object"), ("{}", "has no config")])
+def test_a_manifest_of_another_shape_is_named(world, content, what):
+    (world.root / "results" / NAME / "two_stage/seed0/manifest.json").write_text(content)
+    assert f"two_stage/seed0/manifest.json: {what}" in refused(world)

@@ -175,3 +175,9 @@ def test_only_dmd_without_images_trains_on_a_list_of_prompts(project):
         resolve_file(project / "causal_sft.yaml", [words], params)
     with pytest.raises(HarnessError, match=r"prompts: with `rollout.image_conditioning: both` each prompt needs its"):
         resolve_file(project / "dmd.yaml", [words, "rollout.image_conditioning=both"], params)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_has_32_bits(project, seed):
+    with pytest.raises(HarnessError, match="seed: "):
+        resolve_file(project / "dmd.yaml", [f"seed={seed}"], project / "params.yaml")

@@ -76,3 +76,9 @@ def test_dumped_values_come_back(value):
 def test_a_string_that_flow_style_cannot_hold_comes_back():
     value = {"a": {"a": ":0"}}
     assert parse_yaml(dump_yaml(value), "t") == value
+
+
+def test_a_merge_conflict_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> theirs\n")
+    with pytest.raises(HarnessError, match=r"params\.yaml, line 2: a merge conflict\. Keep one side"):
+        read_yaml(tmp_path / "params.yaml")

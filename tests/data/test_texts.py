@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from harness.data.encode import Encoders, encode
 from harness.data.loader import build_dataloader
@@ -63,6 +64,23 @@ def test_guidance_gets_the_negative_prompt_and_caption_dropout_the_empty_one(dat
 def test_a_negative_prompt_that_is_too_long(encode_text, tmp_path):
     with pytest.raises(HarnessError, match=r"encoders\.negative_prompt: 'red red .* has more tokens than"):
         write_empty_texts(tmp_path, encode_text, "red " * 30)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.full((2, 32), float("nan")), "has values that are not finite"),
+        (
+            torch.ones(2, 32, dtype=torch.int64),
+            r"expected one tensor `text` .* found text \[2, 32\] torch.int64",
+        ),
+        (torch.ones(32), r"expected one tensor `text` .* found text \[32\] torch.float32"),
+    ],
+)
+def test_a_text_that_is_no_embedding_is_refused(tmp_path, tensor, what):
+    save_file({"text": tensor}, tmp_path / "unconditional.safetensors")
+    with pytest.raises(HarnessError, match=r"unconditional\.safetensors: " + what):
+        load_unconditional(tmp_path, 8)
 
 
 @pytest.mark.parametrize("name", ["unconditional.safetensors", "negative.safetensors"])

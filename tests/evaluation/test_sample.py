@@ -1,3 +1,5 @@
+import shutil
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from harness.errors import HarnessError
 from harness.evaluation import sample as sample_module
 from harness.evaluation.sample import main, sample
 from harness.evaluation.sample_call import choose_sampler, file_name, output_paths, parser
+from harness.io import read_json, write_json
 from harness.pipeline import CausalWanPipeline
 
 
@@ -56,12 +59,25 @@ def test_unknown_words_are_warned_of(root, tmp_path, capsys):
     assert "2 of its words were in no training caption" in capsys.readouterr().out
 
 
+def test_weights_of_another_kind_of_network_are_refused(root, tmp_path):
+    other = shutil.copytree(root / "checkpoints/teacher/model", tmp_path / "other")
+    config = read_json(other / "config.json")
+    write_json(other / "config.json", config | {"in_channels": 41})
+    with pytest.raises(
+        HarnessError, match=f"other: in_channels is 41, the target's network .* {config['in_channels']};"
+    ):
+        run(root, "toy/low/seed0", "a red 7", "--weights", str(other), "--out", str(tmp_path / "clips"))
+    assert not (tmp_path / "clips").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("nowhere",), "names no run"),
         (("teacher", "--steps", "0"), "--steps 0: expected 1"),
         (("teacher", "--cfg-scale", "0.5"), "--cfg-scale 0.5: expected at least 1"),
+        (("teacher", "--cfg-scale", "nan"), "--cfg-scale nan: expected at least 1"),
+        (("teacher", "--cfg-scale", "inf"), "--cfg-scale inf: expected at least 1"),
         (("teacher", "--number", "0"), "--number 0"),
         (("teacher", "--frames", "0"), "--frames 0: expected at least 1 frame"),
         (("teacher", "--window", "3"), "--window: teacher makes whole clips, without a cache"),

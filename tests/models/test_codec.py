@@ -189,3 +189,23 @@ def test_the_real_vae_makes_an_image_too():
     image = as_first_latent(vae, latents)
     assert image.shape == (1, 4, 1, 4, 4)
     assert torch.equal(image, encode_video(vae, decode_latents(vae, latents)[:, :, 4:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("config.json", b"[1]", r"config\.json: holds \[1\], expected an object"),
+        ("config.json", b"{}", r"config\.json: has no _class_name"),
+        ("config.json", b"\xff\xfe", r"config\.json: cannot be read"),
+        ("diffusion_pytorch_model.safetensors", b"garbage", "the VAE cannot be read .*Run `dvc checkout`"),
+        ("diffusion_pytorch_model.safetensors", None, "the VAE cannot be read .*Run `dvc checkout`"),
+    ],
+)
+def test_a_damaged_vae_is_named(codec, tmp_path, name, content, what):
+    codec.save_pretrained(str(tmp_path), safe_serialization=True)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(HarnessError, match=what):
+        load_vae(tmp_path)

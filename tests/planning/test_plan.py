@@ -32,7 +32,7 @@ def test_units():
     assert (size(3 * 2**30), size(2**20)) == ("3.0 GiB", "1.0 MiB")
     assert (duration(90), duration(7200), duration(3 * 86400)) == ("90.0 seconds", "2.0 hours", "3.0 days")
     assert (teraflops(2e15), teraflops(3e9)) == ("2.0 PFLOP", "3.00 GFLOP")
-    for wrong in ("80 apples", "-1GB", "0GB", ""):
+    for wrong in ("80 apples", "80", "-1GB", "0GB", ""):
         with pytest.raises(HarnessError, match="--memory"):
             parse_memory(wrong)
     for wrong in ("h1000", "-2", "nan"):

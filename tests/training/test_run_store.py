@@ -170,3 +170,17 @@ def test_the_other_processes_wait_until_theirs_holds_the_run(tmp_path):
 def test_the_other_processes_need_not_wait_for_a_finished_run(finished):
     with held(finished, wait=False, what="t", launch="a:1"):
         follow(finished, "b:2")
+
+
+def test_a_file_where_runs_are_kept_is_named(tmp_path):
+    (tmp_path / ".work").write_text("")
+    with pytest.raises(HarnessError, match=r"cannot be made \(Not a directory\); \.work/runs is where runs are kept"):
+        run_folder(tmp_path, "f" * 64)
+
+
+def test_when_it_began_is_told_of_a_whole_file_only(finished):
+    first = finished.started()
+    assert finished.started() == first
+    (finished.path / "started.json").write_text("[1]")
+    with pytest.raises(HarnessError, match=r"started\.json: holds \[1\], expected a string"):
+        finished.started()

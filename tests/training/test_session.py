@@ -241,3 +241,31 @@ def test_guidance_leads_away_from_the_negative_prompt_in_distillation_alone(proj
     for method, expected in (("dmd", 2 * 64), ("causal_sft", 0), ("sft", 0)):
         batch = next(iter(session.open_data(small_run(project, method), project, project).dataloader))
         assert batch["condition"].unconditional_text.sum() == expected
+
+
+def test_a_damaged_validation_clip_is_told_before_it_is_measured(project, small_run):
+    shutil.copytree(project / "data/encoded/validation", project / "data/clips/validation")
+    config = small_run(project, "dmd", "dmd.monitor_every_updates=1")
+    session.open_data(config, project, project)
+    for place in ("encoded", "clips"):
+        (shard,) = (project / "data" / place / "validation").glob("*.mds")
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(HarnessError, match=f"data/{place}/validation/.*damaged, its sha256"):
+            session.open_data(config, project, project)
+        session.open_data(small_run(project, "dmd"), project, project)  # which does not look at it
+        shard.write_bytes(whole)
+
+
+def test_a_state_that_holds_something_else_is_told(project, small_run, in_processes, monkeypatch):
+    config = small_run(project, "dmd", *DMD)
+    with monkeypatch.context() as patched:
+        with_killer(patched, Killer(Event.BATCH_END, 5))
+        assert in_processes(lambda rank: start(project, config)) == [-signal.SIGKILL]
+    monkeypatch.setattr("harness.training.checkpointing.read_state", lambda *_: {"weights": {}})
+
+    def refused(rank):
+        with pytest.raises(HarnessError, match=r"does not hold what this run has .*Delete that folder and run again"):
+            start(project, config)
+
+    assert in_processes(refused) == [0]
