@@ -217,17 +217,23 @@ def test_the_pipeline_killed_anywhere_goes_on_and_ends_in_the_same_files(tmp_pat
     assert whole.returncode == 0, text
     took = time.monotonic() - begun
     moments = random.Random(0)
+    kills = 0
     for _ in range(KILLS):
         process = smoke_repro(killed)
         time.sleep(moments.uniform(0.05, 0.3) * took)
+        if process.poll() is not None:  # finished: the machine was busier when the other one was timed
+            break
         kill_all(killed)
         process.wait()
+        kills += 1
+    assert kills >= KILLS // 2
     last = smoke_repro(killed)
     text = last.communicate()[0].decode()
     assert last.returncode == 0, text
-    stages = int(text.split(" stages to run")[0].rsplit(" of ", 1)[1])
-    left = int(text.split(" of ")[0].rsplit(" ", 1)[1])
-    assert left < stages, "it started over"
+    if not text.startswith("up to date"):
+        stages = int(text.split(" stages to run")[0].rsplit(" of ", 1)[1])
+        left = int(text.split(" of ")[0].rsplit(" ", 1)[1])
+        assert left < stages, "it started over"
     expected, found = made(straight), made(killed)
     for kind in expected:
         assert found[kind].keys() == expected[kind].keys()
