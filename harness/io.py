@@ -82,6 +82,16 @@ def _first_not_finite(obj: Any, place: str = "") -> str | None:
     return None
 
 
+def refuse_conflict(text: str, where: str) -> None:
+    """Raise HarnessError where git has left both sides of a merge in a file."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+            raise HarnessError(
+                f"{where}, line {number}: a merge conflict. Keep one side (`git checkout --ours {where}`, or --theirs) "
+                "or merge by hand, then run the same command again"
+            )
+
+
 _KINDS = {dict: "an object", list: "a list", str: "a string"}
 _REMEDY = "delete it and run the stage that writes it again, or restore it (`git checkout`, `dvc checkout`)"
 

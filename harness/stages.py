@@ -13,9 +13,8 @@ from typing import Any
 import psutil
 from attrs import frozen
 
-from harness.config.documents import refuse_conflict
 from harness.errors import HarnessError
-from harness.io import atomic_write_text, read_json, write_json
+from harness.io import atomic_write_text, read_json, refuse_conflict, write_json
 
 DURATIONS = Path(".work/durations.json")
 REPORT = "report"  # the stage after all experiments

@@ -16,6 +16,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from harness.errors import HarnessError
+from harness.io import refuse_conflict
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -55,16 +56,6 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise HarnessError(f"{path}: must be a mapping (`key: value` lines), found {describe(document)}")
     return document
-
-
-def refuse_conflict(text: str, where: str) -> None:
-    """Raise HarnessError where git has left both sides of a merge in a file."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-            raise HarnessError(
-                f"{where}, line {number}: a merge conflict. Keep one side (`git checkout --ours {where}`, or --theirs) "
-                "or merge by hand, then run the same command again"
-            )
 
 
 def dump_yaml(obj: Any) -> str:
