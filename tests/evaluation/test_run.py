@@ -169,6 +169,19 @@ def test_missing_weights_are_told_before_the_work(root, tmp_path, monkeypatch):
         evaluate("toy/low/seed0", tmp_path)
 
 
+@pytest.mark.parametrize("place", ["clips", "encoded"])
+def test_a_damaged_test_clip_is_told_before_the_work(root, tmp_path, monkeypatch, place):
+    for part in ("experiments", "params.yaml", "checkpoints"):
+        (tmp_path / part).symlink_to(root / part)
+    shutil.copytree(root / "data", tmp_path / "data")
+    shard = next((tmp_path / "data" / place / "test").rglob("*.mds"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    monkeypatch.setattr(module, "test_reference", lambda *a: pytest.fail("work began"))
+    with pytest.raises(HarnessError, match=f"data/{place}/test/.*damaged, its sha256"):
+        evaluate("toy/low/seed0", tmp_path)
+
+
 def test_samplers_of_a_bidirectional_student(root):
     from attrs import evolve
 

@@ -8,10 +8,10 @@ from torch import nn
 from harness.models.causal_wan import CausalWan
 
 
-def small_wan(**settings: Any) -> CausalWan:
+def small_wan(kind: type[CausalWan] = CausalWan, **settings: Any) -> CausalWan:
     """Two layers of width 24, the same weights for the same settings; `settings` are those of the network."""
     torch.manual_seed(0)
-    network = CausalWan(
+    network = kind(
         num_attention_heads=2,
         attention_head_dim=12,
         out_channels=4,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from small_wan import small_wan
 
 from harness.callbacks.flops import DenoiserCost
 from harness.config.schema import RolloutConfig
@@ -39,22 +39,7 @@ class Counted(CausalWan):
 
 @pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    network = Counted(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=5,
-        out_channels=4,
-        text_dim=6,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        image_dim=6,
-        added_kv_proj_dim=24,
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return network
+    return small_wan(Counted, in_channels=5, image_dim=6, added_kv_proj_dim=24)
 
 
 def make_starts(exits):
