@@ -54,7 +54,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "encode": Verb("harness.data.encode:main", "data/clips → data/encoded (latents and text vectors)"),
         "evaluators": Verb("harness.evaluation.fit_evaluators:main", "feature networks → checkpoints/evaluators"),
         "evaluate": Verb(
-            "harness.evaluation.run:main", "the evaluation card and clips of a target → results/TARGET", ("target",)
+            "harness.evaluation.run:main",
+            "evaluation card and clips of a run → results/TARGET or runs/NAME",
+            ("run",),
         ),
         "compare": Verb(
             "harness.reference.compare_to:main",
@@ -88,7 +90,8 @@ examples:
   python -m harness sample teacher --help
 
 A target is `teacher`, `causal_sft/seed<N>` or `<experiment>/<arm>/seed<N>`; its files are under results/TARGET and
-checkpoints/TARGET. Every verb has --help.
+checkpoints/TARGET. `evaluate`, `sample` and `interactive` also take `runs/NAME`, an ad hoc run. Every verb
+has --help.
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m harness evaluate TARGET`: the evaluation card and clips of a trained target."""
+"""`python -m harness evaluate RUN`: the evaluation card and clips of a trained target or ad hoc run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from attrs import evolve, frozen
 from torch import nn
 
-from harness.config.load import Params, load_params, resolve_target
+from harness.config.load import Params, load_params
+from harness.config.runs import MANIFEST, evaluation_folder, find_run, run_name
 from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.conditions import image_condition
 from harness.data.digits import Attributes
@@ -42,7 +43,7 @@ from harness.evaluation.samplers import Sampler, cut_steps, rollout_of
 from harness.evaluation.segments import Segmented, segment_spans
 from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
 from harness.evaluation.switching import turned
-from harness.io import digest, write_json
+from harness.io import digest, read_json, write_json
 from harness.machine import processor_name
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.checkpoint import load_model
@@ -67,9 +68,8 @@ class Entry:
     sampler: Sampler
 
 
-def entries(target: str, run: RunConfig, root: Path, evaluation: EvaluationConfig) -> list[Entry]:
-    """The models that a target's card has, each with its sampler."""
-    folder = root / "checkpoints" / target
+def entries(folder: Path, run: RunConfig, evaluation: EvaluationConfig) -> list[Entry]:
+    """The models that a run's card has, each with its sampler; `folder`: the run's checkpoints."""
     student = Sampler.few_step(run.rollout)
     count = student.forwards
     cut, guidance = cut_steps(count), evaluation.cut_cfg_scale
@@ -257,25 +257,22 @@ def _sums(images: list[np.ndarray]) -> dict[str, str]:
     return {"sha256": digest([hashlib.sha256(image.tobytes()).hexdigest() for image in images])}
 
 
-def results_folder(target: str) -> Path:
-    """Folder of a target's result files, relative to the root."""
-    return Path("results") / target
-
-
 def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
-    """Evaluate every model of the target; write its card, its clips and, apart from them, the times. Returns the card.
+    """Evaluate every model of a target, or of an ad hoc run; write its card, its clips and, apart from them, the times.
+    Returns the card.
 
     Raises HarnessError when something is missing, or when a teacher misses its gate; the card is then already written.
     """
-    params = load_params(root / "params.yaml")
-    run = resolve_target(target, root)
+    found = find_run(target, root)
+    target, run, results = found.name, found.config, root / found.evaluation
+    params = load_params(root / "params.yaml", run.preset)
     torch.set_num_threads(run.threads)
     evaluation, clips = params.preset.evaluation, root / "data" / "clips"
     check_backend(run.attention_backend, precision=run.precision, training=False)
     for folder in (root / run.data, clips):
         verify_shards(folder / "test")
     bench = build_bench(run, params, load_evaluators(root / "checkpoints" / "evaluators"), root)
-    wanted = entries(target, run, root, evaluation)
+    wanted = entries(root / found.checkpoints, run, evaluation)
     models = {entry.name: load_model(entry.folder) for entry in wanted}  # a missing one is told before the work begins
     for model in models.values():
         set_backend(model, run.attention_backend)
@@ -314,11 +311,13 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
         "prompts": bench.prompts.captions[:SHOWN],
         "models": blocks,
     }
+    if found.is_ad_hoc:  # nothing else says whose card it is once another run has taken the name
+        card["run"] = read_json(root / found.results / MANIFEST, keys=("fingerprint",))["fingerprint"]
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else processor_name()
     timing = {"schema": SCHEMA, "target": target, "device": device, "threads": run.threads, "models": times}
-    write_json(root / results_folder(target) / "timing.json", timing)
+    write_json(results / "timing.json", timing)
     given = (bench.prompts.first_frames or [])[:SHOWN]
-    path = write_card(root / results_folder(target), card, shown, params.preset.data.fps, given, shown_long)
+    path = write_card(results, card, shown, params.preset.data.fps, given, shown_long)
     if run.method == "sft":
         check_gate(blocks["teacher"], evaluation.gate, path)
     return card
@@ -359,5 +358,5 @@ def main(target: str) -> int:
     for name, block in card["models"].items():
         values = ", ".join(f"{metric} {estimate['value']:.3g}" for metric, estimate in block["metrics"].items())
         print(f"{name}: {values}")
-    print(results_folder(target) / "cards.json")
+    print(evaluation_folder(run_name(target, Path("."))) / "cards.json")
     return 0

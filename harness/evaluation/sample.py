@@ -13,7 +13,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from harness.config.load import Params, load_params, resolve_target
+from harness.config.load import Params, load_params
+from harness.config.runs import NamedRun, find_run
 from harness.config.schema import RunConfig
 from harness.data.loader import condition_from_texts, load_positions
 from harness.data.pictures import read_picture
@@ -117,16 +118,18 @@ def conditions(inputs: Inputs, model: CausalWan, vae: VAE, data: Path, root: Pat
     return [condition_from_texts(texts, length, negative, positions, **image) for texts in inputs.texts]
 
 
-def load_generator(arguments: argparse.Namespace, run: RunConfig, root: Path, device: torch.device) -> CausalWan:
-    """The target's network, or that of `--weights`, with the run's attention back end."""
+def load_generator(arguments: argparse.Namespace, found: NamedRun, root: Path, device: torch.device) -> CausalWan:
+    """The run's network, or that of `--weights`, with the run's attention back end."""
+    run = found.config
     check_backend(run.attention_backend, precision=run.precision, training=False)
-    folder = Path(arguments.weights) if arguments.weights else root / "checkpoints" / arguments.target / "model"
+    trained = root / found.checkpoints / "model"
+    folder = Path(arguments.weights) if arguments.weights else trained
     if arguments.weights and not (folder / "config.json").is_file():
         raise HarnessError(
             f"--weights {folder}: no model there. Expected a folder with config.json as diffusers writes it, such as "
             "checkpoints/TARGET/last; `python -m harness import` makes one of other formats"
         )
-    own = root / "checkpoints" / arguments.target / "model" / "config.json"
+    own = trained / "config.json"
     if arguments.weights and own.is_file():
         _check_weights(folder / "config.json", own)
     model = load_model(folder, device=device).eval()
@@ -151,8 +154,9 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     A few-step causal generator that is asked for more than the length of training, or for several prompts, writes while
     it generates. Otherwise the clip is made whole.
     """
-    params = load_params(root / "params.yaml")
-    run = overridden(resolve_target(arguments.target, root), params, arguments)
+    found = find_run(arguments.target, root)
+    params = load_params(root / "params.yaml", found.config.preset)
+    run = overridden(found.config, params, arguments)
     vae = load_vae(root / "checkpoints" / "encoders" / "vae")
     call = read_call(arguments, run, vae)
     paths = output_paths(arguments.out, arguments.format, call.prompts)
@@ -171,7 +175,7 @@ def sample(arguments: argparse.Namespace, root: Path = Path(".")) -> list[Path]:
     data, clips = root / run.told_by, len(call.prompts)
     model_frames = min(call.latents, run.frames) if streams else call.latents  # `y` goes on as it is at the end
     inputs = read_inputs(arguments, call, switches, params, root, text_length_of(data))
-    model = load_generator(arguments, run, root, device)
+    model = load_generator(arguments, found, root, device)
     vae = vae.to(device)  # type: ignore[arg-type]
     condition, *later = conditions(inputs, model, vae, data, root, model_frames)
     noise = fixed_noise(arguments.seed, range(clips), latent_shape(data, model_frames)).to(device)

@@ -43,7 +43,7 @@ class Call:
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     p = argparse.ArgumentParser(prog="python -m harness sample", description=DESCRIPTION)
-    p.add_argument("target", help="teacher, causal_sft/seed<N>, their _i2v kin, <experiment>/<arm>/seed<N>")
+    p.add_argument("target", help="teacher, causal_sft/seed<N>, their _i2v kin, <experiment>/<arm>/seed<N>, runs/NAME")
     p.add_argument("prompt", nargs="*", help='for example "a red 7 moving left slowly"')
     p.add_argument("--prompt", action="append", default=[], dest="prompts", metavar="PROMPT", help=PROMPT_HELP)
     p.add_argument(

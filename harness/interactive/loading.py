@@ -1,4 +1,4 @@
-"""A trained target → the film that it makes, and who reads its prompts."""
+"""A trained run → the film that it makes, and who reads its prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from attrs import evolve, frozen
 
-from harness.config.load import resolve_target
+from harness.config.runs import find_run
 from harness.config.schema import RolloutConfig
 from harness.data.loader import condition_from_texts
 from harness.data.pictures import read_picture
@@ -41,7 +41,7 @@ def load_film(target: str, root: Path, *, image: str | None = None, asked: Mappi
     Raises HarnessError for a target that is unknown, not trained or cannot go on for ever, and for a picture that is
     missing, cannot be used or would not be seen.
     """
-    run = resolve_target(target, root)
+    run = find_run(target, root).config
     if run.method == "sft":
         raise HarnessError(
             f"{target}: takes many guided steps and makes whole clips; interactive needs a causal few-step generator, "

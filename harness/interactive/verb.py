@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m harness interactive",
         description=f"{__doc__} In the terminal a line typed is a new prompt; {terminal.HELP}.",
     )
-    p.add_argument("target", help="<experiment>/<arm>/seed<N> or causal_sft/seed<N>: a causal generator")
+    p.add_argument("target", help="<experiment>/<arm>/seed<N>, causal_sft/seed<N> or runs/NAME: a causal generator")
     p.add_argument("--prompt", help='of the beginning, for example "a red 7 moving left slowly"; default: asked for')
     p.add_argument("--image", help="PNG, JPEG or WebP, for image to video")
     p.add_argument("--web", action="store_true", help="watch and type on a page that this machine alone can open")

@@ -11,12 +11,13 @@ from typing import Any
 
 from attrs import evolve, fields, frozen
 
-from harness.config.load import resolve_target, structure, to_dict
+from harness.config.load import structure, to_dict
+from harness.config.runs import MANIFEST, find_run, places, run_name, run_of_weights
 from harness.config.schema import RolloutConfig
 from harness.formats.placing import ORIGIN
 from harness.io import read_json
 
-PIPELINE, MANIFEST = "model_index.json", "manifest.json"
+PIPELINE = "model_index.json"
 RUN_FOLDERS = ("model", "last")  # of a run's checkpoints; its `init` is what it started from
 
 
@@ -172,26 +173,26 @@ def _shown(name: str, value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def trained_as(target: str, root: Path) -> Trained:
-    """What a target was trained with: what its run's manifest says, else what its configuration says now.
+def trained_as(name: str, root: Path) -> Trained:
+    """What a target or an ad hoc run was trained with: what its manifest says, else what the target's configuration
+    says now.
 
-    Raises HarnessError when the target is unknown.
+    Raises HarnessError when there is neither.
     """
-    manifest = root / "results" / target / MANIFEST
-    if manifest.is_file():
-        return _of_run(read_json(manifest, keys=("config",))["config"], f"results/{target}/{MANIFEST}")
-    return _of_run(to_dict(resolve_target(target, root)), f"the configuration of {target}")
+    name = run_name(name, root)
+    manifest = places(name)[1] / MANIFEST
+    if (root / manifest).is_file():
+        return _of_run(read_json(root / manifest, keys=("config",))["config"], manifest.as_posix())
+    return _of_run(to_dict(find_run(name, root).config), f"the configuration of {name}")
 
 
 def trained_weights(folder: Path, root: Path, temporal: int) -> Trained | None:
     """What the weights in a model folder were trained with: those of a run of this project, of a saved pipeline, of an
     export or of an import whose origin is known; None where nothing says it.
     """
-    place, checkpoints = folder.resolve(), (root / "checkpoints").resolve()
-    if place.is_relative_to(checkpoints) and place.name in RUN_FOLDERS:
-        target = place.relative_to(checkpoints).parent.as_posix()
-        if (root / "results" / target / MANIFEST).is_file():
-            return trained_as(target, root)
+    place, name = folder.resolve(), run_of_weights(folder, root)
+    if name is not None and place.name in RUN_FOLDERS and (root / places(name)[1] / MANIFEST).is_file():
+        return trained_as(name, root)
     for file in (place / PIPELINE, place.parent / PIPELINE):
         if file.is_file() and "rollout" in (index := read_json(file)):
             return Trained(

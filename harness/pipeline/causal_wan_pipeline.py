@@ -23,7 +23,8 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from harness.config.load import load_params, resolve_target, structure, to_dict
+from harness.config.load import load_params, structure, to_dict
+from harness.config.runs import find_run
 from harness.config.schema import RolloutConfig
 from harness.data.loader import condition_from_texts
 from harness.data.shards import read_fingerprint
@@ -132,13 +133,14 @@ class CausalWanPipeline(DiffusionPipeline):
 
     @classmethod
     def from_target(cls, target: str, root: str | Path = ".") -> CausalWanPipeline:
-        """The generator of a trained run of this project, with the encoders of its data.
+        """The generator of a trained run of this project (a target, or `runs/NAME`), with the encoders of its data.
 
         Raises:
             HarnessError: the target is unknown, is not trained, or is a teacher (which takes many guided steps).
         """
         root = Path(root)
-        run, data = resolve_target(target, root), load_params(root / "params.yaml").preset.data
+        found = find_run(target, root)
+        run, data = found.config, load_params(root / "params.yaml", found.config.preset).preset.data
         if run.method == "sft":
             raise HarnessError(
                 f"{target}: a teacher takes many guided steps; this pipeline samples few-step generators. Use "
@@ -147,8 +149,8 @@ class CausalWanPipeline(DiffusionPipeline):
         check_backend(run.attention_backend, precision=run.precision, training=False)
         fingerprint = read_fingerprint(root / run.told_by)
         text_length = int(fingerprint["text_length"])
-        folder = root / "checkpoints"
-        parts = load_parts(folder / target / "model", folder / "encoders", text_length=text_length)
+        encoders = root / "checkpoints" / "encoders"
+        parts = load_parts(root / found.checkpoints / "model", encoders, text_length=text_length)
         set_backend(parts["transformer"], run.attention_backend)
         settings = to_dict(run.rollout)
         if run.method == "causal_sft":  # its network is causal, whatever the run's rollout says

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from attrs import frozen
 
+from harness.config.metrics import METRICS
 from harness.errors import HarnessError
 from harness.reference.band import LEVEL, Band, bands
 from harness.reference.differences import Fact, differences
+from harness.reference.evaluated import LEVEL as CARD_LEVEL
+from harness.reference.evaluated import Evaluated, evaluated
 from harness.reference.leaving import Comparison, Leaving, compare_to_bands
 from harness.reference.pairs import LEAP, VISIBLE, Difference, Pair, compare_runs
 from harness.reference.places import reference_folders, run_folder
@@ -32,6 +35,7 @@ class Finding:
     twin: Run | None  # the reference run with the same seed and number of processes
     pair: Pair | None
     facts: tuple[Fact, ...]
+    evaluated: Evaluated | None  # None where the reference has no evaluation card
 
     @property
     def differs(self) -> bool:
@@ -84,6 +88,7 @@ def compare_to(run_word: str, reference_word: str, root: Path = Path(".")) -> Fi
         twin=other,
         pair=compare_runs(other.signals, run.signals) if other is not None else None,
         facts=differences(run.manifest, [other.manifest for other in reference], root),
+        evaluated=evaluated(run, reference),
     )
 
 
@@ -110,8 +115,10 @@ def twin(run: Run, reference: Sequence[Run]) -> Run | None:
 
 
 def report(finding: Finding) -> str:
-    """The answer in words: the verdict, where it left, the same-seed run, then what the two sides say differently."""
-    sections = [_verdict(finding), _band(finding), _twin(finding), _facts(finding)]
+    """The answer in words: the verdict, where it left, the same-seed run, the evaluation cards, then what the two sides
+    say differently.
+    """
+    sections = [_verdict(finding), _band(finding), _twin(finding), _cards(finding), _facts(finding)]
     return "\n\n".join("\n".join(lines) for section in sections if (lines := list(section))) + "\n"
 
 
@@ -201,6 +208,28 @@ def _twin(finding: Finding) -> Iterator[str]:
     )
 
 
+def _cards(finding: Finding) -> Iterator[str]:
+    found = finding.evaluated
+    if found is None:
+        return
+    if found.absent:
+        yield (
+            f"The reference was evaluated, this run was not: `python -m harness evaluate {finding.run.name}`, then "
+            "compare again"
+        )
+        return
+    if found.unlike:
+        yield f"The evaluation cards do not compare: their protocols differ in {', '.join(found.unlike)}"
+        return
+    yield f"Evaluation cards (band: where one more run of these would be, metric by metric, {CARD_LEVEL:.0%})"
+    rows = [("metric", "this run", "reference", "band", "")]
+    for score in found.scores:
+        each = ", ".join(f"{value:.4g}" for value in score.reference)
+        band = "" if score.band is None else f"{score.band[0]:.4g} … {score.band[1]:.4g}"
+        rows.append((METRICS[score.metric].label, f"{score.run:.4g}", each, band, "outside" if score.outside else ""))
+    yield from _table(rows, whole=True)
+
+
 def _facts(finding: Finding) -> Iterator[str]:
     if not finding.run.manifest:
         yield "No manifest yet (the run is not finished), so nothing is known of its settings, data and code"
@@ -231,9 +260,9 @@ def _twin_name(finding: Finding) -> str:
     return finding.twin.name if finding.twin is not None else "no run"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Rows under a head, in columns; a long table is cut, and says so."""
-    shown = rows[: SHOWN + 1]
+def _table(rows: Sequence[tuple[str, ...]], whole: bool = False) -> Iterator[str]:
+    """Rows under a head, in columns; a long table is cut unless asked for whole, and says so."""
+    shown = rows if whole else rows[: SHOWN + 1]
     widths = [max(map(len, column)) for column in zip(*shown)]
     for row in shown:
         yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from harness.config.runs import AD_HOC, EVALUATION
 from harness.errors import HarnessError
 from harness.tracking.requests import Request, compare_request, evaluate_request, finished_train_request
 from harness.tracking.store import HOME, entries
@@ -19,6 +20,8 @@ def from_results(root: Path) -> Iterator[Request]:
         yield from _readable(lambda target=target: finished_train_request(target, root))
         if (manifest.parent / "cards.json").is_file():
             yield from _readable(lambda target=target: evaluate_request(target, root))
+    for card in sorted((root / AD_HOC).glob(f"*/{EVALUATION}/cards.json")):
+        yield from _readable(lambda name=f"{AD_HOC}/{card.parent.parent.name}": evaluate_request(name, root))
     for comparison in sorted((root / "comparisons").glob("*/comparison.json")):
         yield from _readable(lambda name=comparison.parent.name: compare_request(name, root))
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from attrs import asdict, frozen
 
 from harness.config.load import split_target
+from harness.config.runs import evaluation_folder, is_ad_hoc, places, run_name
+from harness.errors import HarnessError
 from harness.io import read_json
 from harness.tracking.run_ids import compare_id, evaluate_id, train_id
 
@@ -88,7 +90,6 @@ def train_request(
     is_ad_hoc: bool,
 ) -> Request:
     """The request of a training run whose tables are in `folder`."""
-    tags = [config["preset"], config["method"], f"seed{config['seed']}", *(["ad_hoc"] if is_ad_hoc else [])]
     return Request(
         kind="train",
         target=target,
@@ -100,12 +101,16 @@ def train_request(
             name=name,
             job_type="train",
             config={**config, "inputs": dict(inputs), "fingerprint": fingerprint, "target": target},
-            tags=tags,
+            tags=_tags(config, is_ad_hoc),
         ),
         uses=tuple(sorted(below(root, path) for path in uses)),
         makes=None if is_ad_hoc else f"checkpoints/{target}",
         proof=None if is_ad_hoc else f"results/{target}/manifest.json",
     )
+
+
+def _tags(config: Mapping[str, Any], is_ad_hoc: bool) -> list[str]:
+    return [config["preset"], config["method"], f"seed{config['seed']}", *(["ad_hoc"] if is_ad_hoc else [])]
 
 
 def file_names(target: str) -> tuple[str, str]:
@@ -142,18 +147,25 @@ def finished_train_request(target: str, root: Path) -> Request:
 
 
 def evaluate_request(target: str, root: Path) -> Request:
-    """The request of an evaluation, from the card and the manifest in `results/TARGET`.
+    """The request of an evaluation, from the card and the manifest of a target or of an ad hoc run (`runs/NAME`).
 
     Raises:
-        HarnessError: one of them is missing or cannot be read.
+        HarnessError: one of them is missing or cannot be read, or the card is of an earlier run of that name.
     """
-    folder = root / "results" / target
-    manifest, card = read_json(folder / "manifest.json"), read_json(folder / "cards.json")
+    target = run_name(target, root)
+    checkpoints, results = places(target)
+    folder = root / evaluation_folder(target)
+    manifest, card = read_json(root / results / "manifest.json"), read_json(folder / "cards.json")
     config, fingerprint = manifest["config"], manifest["fingerprint"]
-    group, name = file_names(target)
+    if card.get("run", fingerprint) != fingerprint:
+        raise HarnessError(
+            f"{folder / 'cards.json'}: is of an earlier run; run `python -m harness evaluate {target}` for this one"
+        )
+    ad_hoc = is_ad_hoc(target)
+    group, name = ("ad_hoc", f"{results.name}-s{config['seed']}") if ad_hoc else file_names(target)
     return Request(
         kind="evaluate",
-        target=target,
+        target=results.name if ad_hoc else target,  # as its training is called
         root=str(root.resolve()),
         folder=str(folder.resolve()),
         settings=settings(
@@ -162,17 +174,17 @@ def evaluate_request(target: str, root: Path) -> Request:
             name=f"{name}-evaluate",
             job_type="evaluate",
             config={**config, "fingerprint": fingerprint, "target": target, "protocol": card["protocol"]},
-            tags=[config["preset"], config["method"], f"seed{config['seed']}"],
+            tags=_tags(config, ad_hoc),
         ),
         uses=(
-            f"checkpoints/{target}",
+            *(() if ad_hoc else (checkpoints.as_posix(),)),
             "checkpoints/encoders",
             "checkpoints/evaluators",
             "data/clips",
             "data/encoded",
         ),
-        makes=f"results/{target}/cards.json",
-        proof=f"results/{target}/cards.json",
+        makes=None if ad_hoc else f"results/{target}/cards.json",
+        proof=None if ad_hoc else f"results/{target}/cards.json",
     )
 
 

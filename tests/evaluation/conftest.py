@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from attrs import evolve
 from digit_world import BATCH, COUNT, DATA, STEPS, World, planted, stacked
 
 from harness.config.schema import EvaluatorsConfig
@@ -195,3 +197,19 @@ def root(tmp_path_factory) -> Path:
     ):
         save_random(root / "checkpoints" / folder, "tiny", seed)
     return root
+
+
+@pytest.fixture(scope="session")
+def ad_hoc(root: Path, tmp_path_factory) -> Path:
+    """A project that shares its files with `root`, with an ad hoc run `mine` of three denoising steps."""
+    from harness.config.load import resolve_target, to_dict
+    from harness.io import write_json
+
+    folder = tmp_path_factory.mktemp("ad_hoc")
+    for part in ("params.yaml", "data", "checkpoints", "experiments"):
+        (folder / part).symlink_to(root / part)
+    run = resolve_target("toy/low/seed0", root)
+    run = evolve(run, rollout=evolve(run.rollout, denoising_steps=(1000, 700, 300)))
+    write_json(folder / "runs/mine/manifest.json", {"config": to_dict(run), "fingerprint": "f", "ad_hoc": True})
+    shutil.copytree(root / "checkpoints/toy/low/seed0", folder / "runs/mine/checkpoints")
+    return folder

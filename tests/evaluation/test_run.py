@@ -182,6 +182,21 @@ def test_a_damaged_test_clip_is_told_before_the_work(root, tmp_path, monkeypatch
         evaluate("toy/low/seed0", tmp_path)
 
 
+def test_an_ad_hoc_run_is_evaluated_as_it_was_trained(ad_hoc, cards):
+    card = evaluate("mine", ad_hoc)
+    assert card == read_json(ad_hoc / "runs/mine/evaluation/cards.json")
+    assert (card["target"], card["run"]) == ("runs/mine", "f")
+    declared = cards["toy/low/seed0"]
+    assert "run" not in declared
+    assert card["protocol"] == declared["protocol"]
+    forwards = {name: model["sampler"]["forwards"] for name, model in card["models"].items()}
+    assert forwards == {"student": 3, "init": 3}
+    assert {model["sampler"]["forwards"] for model in declared["models"].values()} == {2}
+    for model in card["models"].values():
+        assert all((ad_hoc / "runs/mine/evaluation" / clip).is_file() for clip in model["clips"])
+    assert not (ad_hoc / "results").exists()
+
+
 def test_samplers_of_a_bidirectional_student(root):
     from attrs import evolve
 
@@ -189,7 +204,7 @@ def test_samplers_of_a_bidirectional_student(root):
 
     run = resolve_target("toy/low/seed0", root)
     run = evolve(run, rollout=evolve(run.rollout, attention="bidirectional"))
-    student, init = entries("toy/low/seed0", run, root, EvaluationConfig())
+    student, init = entries(root / "checkpoints/toy/low/seed0", run, EvaluationConfig())
     assert student.sampler == init.sampler
     assert student.sampler.describe()["forwards_per_video"] == 2
 

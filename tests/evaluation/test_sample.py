@@ -59,6 +59,21 @@ def test_unknown_words_are_warned_of(root, tmp_path, capsys):
     assert "2 of its words were in no training caption" in capsys.readouterr().out
 
 
+def test_an_ad_hoc_run_is_sampled_as_it_was_trained(ad_hoc, tmp_path, capsys):
+    call = ("a red 7 moving left slowly", "--seed", "3", "--format", "png")
+    named, short = (run(ad_hoc, name, *call, "--out", str(tmp_path / name))[0] for name in ("runs/mine", "mine"))
+    declared = run(ad_hoc, "toy/low/seed0", *call, "--out", str(tmp_path / "declared"))[0]
+    assert named.read_bytes() == short.read_bytes() != declared.read_bytes()  # by its own three steps
+    assert "differs from training" not in capsys.readouterr().err
+    again = ("--weights", str(ad_hoc / "runs/mine/checkpoints/model"), "--out", str(tmp_path / "again"))
+    run(ad_hoc, "toy/low/seed0", *call, *again)
+    assert "(runs/mine/manifest.json): denoising_steps: trained [1000, 700, 300]" in capsys.readouterr().err
+    pipeline = CausalWanPipeline.from_target("mine", ad_hoc)
+    assert pipeline.settings.denoising_steps == (1000, 700, 300)
+    with pytest.raises(HarnessError, match="runs/yours: no finished run there"):
+        run(ad_hoc, "runs/yours", *call)
+
+
 def test_weights_of_another_kind_of_network_are_refused(root, tmp_path):
     other = shutil.copytree(root / "checkpoints/teacher/model", tmp_path / "other")
     config = read_json(other / "config.json")

@@ -103,6 +103,12 @@ def test_weights_are_known_by_where_they_lie_or_what_lies_beside_them(tmp_path):
     for name, known in (("last", True), ("model", True), ("init", False)):
         (checkpoints / name).mkdir(parents=True)
         assert (trained_weights(checkpoints / name, tmp_path, 4) is not None) is known
+    write_json(tmp_path / "runs/mine/manifest.json", {"config": config(frames=12)})
+    for name in ("mine", "runs/mine"):
+        assert (trained_as(name, tmp_path).frames, trained_as(name, tmp_path).source) == (12, "runs/mine/manifest.json")
+    known = trained_weights(tmp_path / "runs/mine/checkpoints/last", tmp_path, 4)
+    assert known is not None
+    assert known.frames == 12
     saved = tmp_path / "pipeline/transformer"
     saved.mkdir(parents=True)
     assert trained_weights(saved, tmp_path, 4) is None

@@ -4,7 +4,9 @@ import pytest
 from small_project import EXPERIMENT, fingerprint
 
 from harness.errors import HarnessError
+from harness.io import read_json, write_json
 from harness.tracking import requests
+from harness.tracking.discover import everything
 from harness.tracking.requests import Request
 
 TARGET = f"{EXPERIMENT}/first/seed1"
@@ -74,6 +76,36 @@ def test_evaluations_and_comparisons(project):
     }
     again = Request.from_json(evaluation.to_json())
     assert again == evaluation
+
+
+@pytest.fixture
+def ad_hoc(project):
+    """An evaluated ad hoc run, `mine`."""
+    made, run = project / "results" / TARGET, project / "runs/mine"
+    manifest = read_json(made / "manifest.json")
+    write_json(run / "manifest.json", manifest | {"ad_hoc": True, "target": "mine"})
+    write_json(run / "evaluation/cards.json", read_json(made / "cards.json") | {"run": manifest["fingerprint"]})
+    return project
+
+
+def test_the_evaluation_of_an_ad_hoc_run(ad_hoc):
+    for name in ("mine", "runs/mine"):
+        request = requests.evaluate_request(name, ad_hoc)
+        s = request.settings
+        assert (request.target, s["group"], s["name"]) == ("mine", "ad_hoc", "mine-s1-evaluate")
+        assert s["tags"][-1] == "ad_hoc"
+        assert (request.makes, request.proof) == (None, None)
+        assert not any("mine" in path for path in request.uses)
+        assert request.folder.endswith("runs/mine/evaluation")
+    assert request in everything(ad_hoc)
+
+
+def test_the_card_of_an_earlier_ad_hoc_run_is_refused(ad_hoc, capsys):
+    path = ad_hoc / "runs/mine/evaluation/cards.json"
+    write_json(path, read_json(path) | {"run": "e" * 64})
+    with pytest.raises(HarnessError, match=r"cards\.json: is of an earlier run; .*evaluate runs/mine"):
+        requests.evaluate_request("mine", ad_hoc)
+    assert all(request.target != "mine" for request in everything(ad_hoc))
 
 
 def test_another_card_is_another_run(project):

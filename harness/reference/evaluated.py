@@ -1,0 +1,117 @@
+"""Two sides by their evaluation cards: what the generator of a run achieves, and what those of the reference do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from attrs import frozen
+from scipy.special import stdtrit
+
+from harness.comparison.cards import card_problems
+from harness.config.metrics import METRICS
+from harness.config.runs import EVALUATION
+from harness.errors import HarnessError
+from harness.io import read_json
+from harness.reference.signals import Run
+
+CARD = "cards.json"
+LEVEL = 0.95
+KINDS = {"dmd": "run", "causal_sft": "causal_sft", "sft": "teacher"}  # of a card, by the method of its run
+MODEL = {"dmd": "student", "causal_sft": "causal_sft", "sft": "teacher"}  # the one that was trained
+
+
+@frozen(kw_only=True)
+class Score:
+    """A metric of the card: the run's value, and those of the reference's runs that have it."""
+
+    metric: str
+    run: float
+    reference: tuple[float, ...]
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """Where one more run of the reference would be with a probability of `LEVEL`: Student's prediction interval, no
+        narrower than what is worth a claim. None for a single run.
+        """
+        if (count := len(self.reference)) < 2:
+            return None
+        spread = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(self.reference) * math.sqrt(1 + 1 / count)
+        half, centre = max(spread, METRICS[self.metric].smallest_effect or 0.0), mean(self.reference)
+        return centre - half, centre + half
+
+    @property
+    def outside(self) -> bool:
+        """Whether the run is beyond the band."""
+        return self.band is not None and not self.band[0] <= self.run <= self.band[1]
+
+
+@frozen(kw_only=True)
+class Evaluated:
+    """The scores of both sides; none where the cards do not compare: `unlike` are then the entries in which their
+    protocols differ; or where the run was not evaluated (`absent`).
+    """
+
+    scores: tuple[Score, ...] = ()
+    unlike: tuple[str, ...] = ()
+    absent: bool = False
+
+
+def evaluated(run: Run, reference: Sequence[Run]) -> Evaluated | None:
+    """Compare the cards; None where the whole reference has none, or the run is not finished.
+
+    Raises:
+        HarnessError: a card is damaged.
+    """
+    own = card_of(run)
+    others = [card for other in reference if (card := card_of(other)) is not None]
+    if not others or not run.manifest:
+        return None
+    if own is None:
+        return Evaluated(absent=True)
+    protocol = own["protocol"]
+    keys = dict.fromkeys(key for card in (own, *others) for key in card["protocol"])
+    unlike = tuple(key for key in keys if any(card["protocol"].get(key) != protocol.get(key) for card in others))
+    if unlike:
+        return Evaluated(unlike=unlike)
+    model = MODEL[_method(run)]
+    metrics = [_values(card, model) for card in others]
+    scores = (
+        Score(metric=name, run=value, reference=tuple(values[name] for values in metrics if name in values))
+        for name, value in _values(own, model).items()
+    )
+    return Evaluated(scores=tuple(score for score in scores if score.reference))
+
+
+def card_of(run: Run) -> dict[str, Any] | None:
+    """The card of a run, declared or ad hoc; None where it was not evaluated, or has been trained again since.
+
+    Raises:
+        HarnessError: the card is damaged.
+    """
+    path = next((path for path in places(run.folder) if path.is_file()), None)
+    if path is None or _method(run) not in KINDS:
+        return None
+    card = read_json(path)
+    if problems := list(card_problems(card, KINDS[_method(run)])):
+        raise HarnessError(f"{path}: {'; '.join(problems)}; evaluate the run again")
+    fingerprint = run.manifest.get("fingerprint")
+    return card if card.get("run", fingerprint) == fingerprint else None
+
+
+def places(folder: Path) -> tuple[Path, Path]:
+    """Where a run's card may be: beside its tables, or in a folder of its own."""
+    return folder / CARD, folder / EVALUATION / CARD
+
+
+def _method(run: Run) -> str:
+    return str(run.manifest.get("config", {}).get("method"))
+
+
+def _values(card: dict[str, Any], model: str) -> dict[str, float]:
+    """The values of a model, in the order of `METRICS`."""
+    found = card["models"].get(model, {"metrics": {}})["metrics"]
+    return {name: found[name]["value"] for name in METRICS if name in found and found[name]["value"] is not None}
