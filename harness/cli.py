@@ -55,8 +55,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "evaluators": Verb("harness.evaluation.fit_evaluators:main", "feature networks → checkpoints/evaluators"),
         "evaluate": Verb(
             "harness.evaluation.run:main",
-            "evaluation card and clips of a run → results/TARGET or runs/NAME",
-            ("run",),
+            "evaluation card and clips of a TARGET → results/TARGET, or of runs/NAME",
+            ("target",),
         ),
         "compare": Verb(
             "harness.reference.compare_to:main",
@@ -66,7 +66,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "use a trained model": {
         "prompts": Verb("harness.data.prompts:main", "encode a list of prompts, for distillation without clips"),
-        "sample": Verb("harness.evaluation.sample:main", "make videos from captions with a target's generator"),
+        "sample": Verb("harness.evaluation.sample:main", "make videos from captions with a run's generator"),
         "interactive": Verb(
             "harness.interactive.verb:main", "a video that goes on and does what one types; --web: on a local page"
         ),
@@ -90,8 +90,7 @@ examples:
   python -m harness sample teacher --help
 
 A target is `teacher`, `causal_sft/seed<N>` or `<experiment>/<arm>/seed<N>`; its files are under results/TARGET and
-checkpoints/TARGET. `evaluate`, `sample` and `interactive` also take `runs/NAME`, an ad hoc run. Every verb
-has --help.
+checkpoints/TARGET. The verbs that take a target also take an ad hoc run, as `runs/NAME`. Every verb has --help.
 """
 
 

@@ -24,7 +24,8 @@ from harness.config.costs import (
 )
 from harness.config.documents import read_yaml
 from harness.config.explain_long import Line, adapters, long_evaluation, long_tuning
-from harness.config.load import SEEDLESS, load_params, resolve_file, resolve_preset, resolve_target, split_target
+from harness.config.load import SEEDLESS, load_params, resolve_file, resolve_preset, split_target
+from harness.config.runs import find_run
 from harness.config.schema import (
     AdamWConfig,
     CausalSFTConfig,
@@ -359,9 +360,10 @@ def resolve(what: str, method: str | None, overrides: Sequence[str]) -> tuple[Ru
     if method is not None:
         raise HarnessError(f'--method goes with a preset, and "{what}" is none{suggest(what, presets)}')
     if overrides:
-        raise HarnessError(f"{what}: a target is declared whole; give a configuration file or a preset to change keys")
+        raise HarnessError(f"{what}: a run is configured whole; give a configuration file or a preset to change keys")
     try:
-        return resolve_target(what), undeclared(what)
+        found = find_run(what, Path("."))
+        return found.config, None if found.is_ad_hoc else undeclared(found.name)
     except HarnessError as error:
         if "names no run" not in str(error):
             raise
@@ -373,7 +375,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness explain", description=main.__doc__)
     parser.add_argument(
         "what",
-        help="a target (teacher, causal_sft_i2v/both/seed0, EXPERIMENT/ARM/seed0), a .yaml file, a preset's name",
+        help="a target (teacher, causal_sft_i2v/both/seed0, EXPERIMENT/ARM/seed0), a finished ad hoc run (runs/NAME), "
+        "a .yaml file, a preset's name",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="changes to a configuration file or preset"

@@ -19,11 +19,12 @@ EVALUATION = "evaluation"  # of an ad hoc run
 @frozen(kw_only=True)
 class NamedRun:
     """A run: its configuration, and where its weights and its tables are, relative to the project's root. `name` is the
-    target, or `runs/NAME`.
+    target, or `runs/NAME`; `fingerprint` is of an ad hoc run as it was found.
     """
 
     name: str
     config: RunConfig
+    fingerprint: str | None
     checkpoints: Path
     results: Path
 
@@ -70,7 +71,7 @@ def run_of_weights(folder: Path, root: Path) -> str | None:
 def run_name(word: str, root: Path) -> str:
     """The name of the run that is meant: a target, or `runs/NAME`, also by NAME alone where that is no target."""
     name = Path(word).as_posix()
-    short = not is_ad_hoc(name) and (root / AD_HOC / name / MANIFEST).is_file() and not _is_target(name)
+    short = "/" not in name and (root / AD_HOC / name / MANIFEST).is_file() and not _is_target(name)
     return f"{AD_HOC}/{name}" if short else name
 
 
@@ -81,9 +82,9 @@ def find_run(word: str, root: Path) -> NamedRun:
         HarnessError: there is no such target or run, or its configuration is damaged or of another version.
     """
     name = run_name(word, root)
-    config = _manifest_config(name, root) if is_ad_hoc(name) else _declared(name, root)
     checkpoints, results = places(name)
-    return NamedRun(name=name, config=config, checkpoints=checkpoints, results=results)
+    config, fingerprint = _of_manifest(name, root) if is_ad_hoc(name) else (_declared(name, root), None)
+    return NamedRun(name=name, config=config, fingerprint=fingerprint, checkpoints=checkpoints, results=results)
 
 
 def _is_target(name: str) -> bool:
@@ -96,20 +97,23 @@ def _is_target(name: str) -> bool:
 
 def _declared(name: str, root: Path) -> RunConfig:
     try:
-        return resolve_target(name, root)
+        split_target(name)
     except HarnessError as error:
-        if _is_target(name):
-            raise
         raise HarnessError(f"{error}; or an ad hoc run: {_ad_hoc_runs(root)}") from error
+    return resolve_target(name, root)
 
 
-def _manifest_config(name: str, root: Path) -> RunConfig:
+def _of_manifest(name: str, root: Path) -> tuple[RunConfig, str]:
     path = root / name / MANIFEST
     if not path.is_file():
         raise HarnessError(
             f"{root / name}: no finished run there ({MANIFEST} is missing). There are: {_ad_hoc_runs(root)}"
         )
-    return structure(RunConfig, read_json(path, keys=("config",))["config"], str(path), "config")
+    manifest = read_json(path, keys=("config", "fingerprint"))
+    try:
+        return structure(RunConfig, manifest["config"], str(path), "config"), manifest["fingerprint"]
+    except HarnessError as error:
+        raise HarnessError(f"{error}\nThe run is of another version of the code: train it again") from error
 
 
 def _ad_hoc_runs(root: Path) -> str:

@@ -58,7 +58,10 @@ def read_fingerprint(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / FINGERPRINT
     if not path.is_file():
-        raise HarnessError(f"{path}: no such file, so it is unknown what encoded these latents. Run `dvc repro encode`")
+        raise HarnessError(
+            f"{path}: no such file, so it is unknown what encoded these latents. Expected a folder that `encode` or "
+            "`prompts` wrote, such as data/encoded; `dvc repro encode` makes that"
+        )
     fingerprint = read_json(path)
     if not isinstance(fingerprint, dict) or fingerprint.get("schema") != SCHEMA:
         found = fingerprint.get("schema") if isinstance(fingerprint, dict) else fingerprint

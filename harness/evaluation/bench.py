@@ -15,8 +15,10 @@ from harness.evaluation.evaluators import Evaluators, Measurements
 from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import PromptSet, fixed_noise
 from harness.evaluation.samplers import Cost, ForwardCounter, Sampler, Stopwatch
+from harness.evaluation.segments import pixel_frames
 from harness.models.codec import VAE, decode_latents, encode_video, from_pixels, to_pixels
 from harness.models.denoiser import condition_for
+from harness.models.reference_latent import factors
 from harness.seeding import generator_for
 
 SHOWN = 6  # clips of each model that are kept for people to see
@@ -44,6 +46,11 @@ class Bench:
     device: torch.device
     precision: str = "fp32"
     silent: bool = False
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return pixel_frames(self.shape[1], factors(self.vae)[1])
 
     def clip_set(self, measured: Measurements) -> ClipSet:
         """Measured clips of the fixed prompts, in order."""

@@ -23,8 +23,8 @@ from harness.evaluation.own_teacher import teacher_motion
 from harness.evaluation.panel import OF_SETS, SMALLEST_SET, ClipSet, measure_values
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, Stopwatch, rollout_of
-from harness.evaluation.segments import OF_LONG_SETS, segment_spans
-from harness.evaluation.stored import measure_stored, pooled_texts
+from harness.evaluation.segments import OF_LONG_SETS, pixel_frames, segment_spans
+from harness.evaluation.stored import beginning, measure_stored, pooled_texts
 from harness.models.codec import VAE, decode_latents, load_vae, to_pixels
 from harness.models.reference_latent import factors
 from harness.seeding import seed_for
@@ -242,14 +242,14 @@ def build_monitor(
     prompts = fixed_prompts(data, "validation", run_config.monitor.clips, run_config.frames, image=image)
     stored = load_split(data / "validation", None, lambda sample: {name: sample[name] for name in READ})
     _check_clips(run_config, prompts, stored["caption"], stored["attributes"])
-    count = len(stored["latent"])
+    count, vae = len(stored["latent"]), load_vae(Path(encoders_folder) / "vae")
+    cut = beginning(pixel_frames(run_config.frames, factors(vae)[1]))
     reference = ClipSet(
-        measured=measure_stored(evaluators, data.parent / "clips" / "validation", range(count)).measured,
+        measured=measure_stored(evaluators, data.parent / "clips" / "validation", range(count), change=cut).measured,
         prompts=np.arange(count),
         attributes=stored["attributes"],
         text=None if evaluators.geometry.has_digits else pooled_texts(stored["text"]),
     )
-    vae = load_vae(Path(encoders_folder) / "vae")
     return Monitor(
         evaluators=evaluators,
         vae=vae,

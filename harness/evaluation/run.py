@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from torch import nn
 
 from harness.config.load import Params, load_params
-from harness.config.runs import MANIFEST, evaluation_folder, find_run, run_name
+from harness.config.runs import evaluation_folder, find_run, run_name
 from harness.config.schema import EvaluationConfig, RunConfig
 from harness.data.conditions import image_condition
 from harness.data.digits import Attributes
@@ -41,9 +41,9 @@ from harness.evaluation.panel import ClipSet
 from harness.evaluation.prompts import PromptSet, fixed_prompts, latent_shape
 from harness.evaluation.samplers import Sampler, cut_steps, rollout_of
 from harness.evaluation.segments import Segmented, segment_spans
-from harness.evaluation.stored import matching_clips, measure_stored, pooled_texts, stored_attributes
+from harness.evaluation.stored import beginning, matching_clips, measure_stored, pooled_texts, stored_attributes
 from harness.evaluation.switching import turned
-from harness.io import digest, read_json, write_json
+from harness.io import digest, write_json
 from harness.machine import processor_name
 from harness.models.attention_backend import check_backend, set_backend
 from harness.models.checkpoint import load_model
@@ -121,9 +121,16 @@ def build_bench(run: RunConfig, params: Params, evaluators: Evaluators, root: Pa
 
 
 def test_reference(bench: Bench, clips: Path, data: Path) -> tuple[ClipSet, list[str]]:
-    """All test clips, measured: what samples are compared with; and their captions."""
+    """All test clips, as long as the samples that are compared with them, measured; and their captions."""
     count = count_samples(clips / "test")
-    stored = measure_stored(bench.evaluators, clips / "test", range(count), title="test clips", silent=bench.silent)
+    stored = measure_stored(
+        bench.evaluators,
+        clips / "test",
+        range(count),
+        change=beginning(bench.frames),
+        title="test clips",
+        silent=bench.silent,
+    )
     digits = bench.evaluators.geometry.has_digits
     text = None if digits else pooled_texts([sample["text"] for sample in iter_samples(data / "test", stop=count)])
     clip_set = ClipSet(measured=stored.measured, prompts=np.arange(count), attributes=stored.attributes, text=text)
@@ -138,9 +145,10 @@ def real_outcomes(bench: Bench, clips: Path) -> Iterator[tuple[str, str, Outcome
     """
     available = stored_attributes(clips / "train", CANDIDATES_PER_CLIP * len(bench.prompts))
     numbers = matching_clips(bench.prompts.attributes, available)
+    cut = beginning(bench.frames)
     changes: list[tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = [
-        ("real", "Real clips", lambda video: video),
-        ("codec", "Real clips through the VAE", bench.through_codec),
+        ("real", "Real clips", cut),
+        ("codec", "Real clips through the VAE", lambda video: bench.through_codec(cut(video))),
     ]
     for name, label, change in changes:
         stored = measure_stored(
@@ -239,7 +247,7 @@ def protocol(bench: Bench, params: Params, root: Path, data: str, reference: Cli
         "repeats": preset.evaluation.repeats,
         "seed": bench.seed,
         "batch_size": bench.batch_size,
-        "frames": preset.data.frames,
+        "frames": bench.frames,
         "size": [preset.data.height, preset.data.width],
         "precision": bench.precision,
         "evaluators_sha256": evaluators_digest(root / "checkpoints" / "evaluators"),
@@ -267,7 +275,7 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
     target, run, results = found.name, found.config, root / found.evaluation
     params = load_params(root / "params.yaml", run.preset)
     torch.set_num_threads(run.threads)
-    evaluation, clips = params.preset.evaluation, root / "data" / "clips"
+    evaluation, clips = params.preset.evaluation, (root / run.data).parent / "clips"
     check_backend(run.attention_backend, precision=run.precision, training=False)
     for folder in (root / run.data, clips):
         verify_shards(folder / "test")
@@ -311,8 +319,8 @@ def evaluate(target: str, root: Path = Path(".")) -> dict[str, Any]:
         "prompts": bench.prompts.captions[:SHOWN],
         "models": blocks,
     }
-    if found.is_ad_hoc:  # nothing else says whose card it is once another run has taken the name
-        card["run"] = read_json(root / found.results / MANIFEST, keys=("fingerprint",))["fingerprint"]
+    if found.fingerprint is not None:  # nothing else says whose card it is once another run has taken the name
+        card["run"] = found.fingerprint
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else processor_name()
     timing = {"schema": SCHEMA, "target": target, "device": device, "threads": run.threads, "models": times}
     write_json(results / "timing.json", timing)

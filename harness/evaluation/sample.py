@@ -1,4 +1,4 @@
-"""`python -m harness sample TARGET "a prompt" …`: videos from captions, and pictures, with a target's generator."""
+"""`python -m harness sample RUN "a prompt" …`: videos from captions, and pictures, with a run's generator."""
 
 from __future__ import annotations
 

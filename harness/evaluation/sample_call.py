@@ -23,7 +23,7 @@ from harness.pipeline.agreement import Asked, differences, trained_as, trained_w
 from harness.pipeline.schedule import Cue, Switch, latents_for, read_cues
 
 OTHER_SUFFIXES = (".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".jpg", ".jpeg")  # no names of folders
-DESCRIPTION = "Videos from captions, and pictures, with a target's generator."
+DESCRIPTION = "Videos from captions, and pictures, with the generator of a target or of an ad hoc run."
 PROMPT_HELP = "another prompt; `N: a prompt` is wanted from frame N on: such prompts make one video"
 _OVERRIDES = ("window", "sink", "rope", "on_switch")  # of the rollout, by options of the same names
 

@@ -80,6 +80,13 @@ def measure_stored(
     )
 
 
+def beginning(frames: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Cuts a clip `[F, H, W, 3]` to its first frames: a run may make shorter clips than there are on disk, and only
+    clips of one length compare.
+    """
+    return lambda video: video[:frames]
+
+
 def stored_attributes(folder: str | Path, limit: int) -> list[dict]:
     """Attributes of the first `limit` clips (all, when there are fewer)."""
     stop = min(limit, count_samples(folder))

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from harness.config.runs import EVALUATION, places, run_name
 from harness.errors import HarnessError
 from harness.formats.adapters import read_adapter, write_longlive
 from harness.formats.folders import model_folder
@@ -43,18 +44,20 @@ class Exported:
 
 
 def find(what: str, root: Path) -> Exported:
-    """The model of a target (`teacher`, `causal_sft/seed0`, `EXPERIMENT/ARM/seed0`) or of a folder.
+    """The model of a target (`teacher`, `causal_sft/seed0`, `EXPERIMENT/ARM/seed0`), an ad hoc run (`runs/NAME`) or a
+    folder.
 
     Raises:
-        HarnessError: there is no such target or folder.
+        HarnessError: there is no such target, run or folder.
     """
-    for path in (root / "checkpoints" / what, root / what):
+    for path in (root / places(run_name(what, root))[0], root / what):
         folder = model_folder(path) if path.is_dir() else None
         if folder is not None:
             return Exported(folder, _provenance(folder, root))
     raise HarnessError(
         f"{what}: no model at {root / 'checkpoints' / what} or {root / what}. Expected a target that is trained "
-        "(`teacher`, `causal_sft/seed0`, `EXPERIMENT/ARM/seed0`) or a folder with config.json"
+        "(`teacher`, `causal_sft/seed0`, `EXPERIMENT/ARM/seed0`), a finished ad hoc run (`runs/NAME`) or a folder with "
+        "config.json"
     )
 
 
@@ -65,7 +68,7 @@ def _provenance(folder: Path, root: Path) -> Provenance:
     return Provenance(
         name=str(manifest["target"]) if manifest and "target" in manifest else folder.resolve().name,
         manifest=manifest,
-        cards=None if results is None else _read(results / "cards.json"),
+        cards=None if results is None or manifest is None else _card(results, manifest),
         origin=read_json(origins[0]) if origins else None,
     )
 
@@ -80,6 +83,13 @@ def results_folder(folder: Path, root: Path) -> Path | None:
     if folder.is_relative_to(checkpoints):
         return root / "results" / folder.relative_to(checkpoints).parent
     return folder.parent.parent if folder.parent.name == "checkpoints" else None
+
+
+def _card(results: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A run's evaluation card; None where it was not evaluated, or its card is of an earlier run of its name."""
+    card = _read(results / EVALUATION / "cards.json" if manifest.get("ad_hoc") else results / "cards.json")
+    fingerprint = manifest.get("fingerprint")
+    return card if card is not None and card.get("run", fingerprint) == fingerprint else None
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

@@ -190,8 +190,8 @@ def trained_weights(folder: Path, root: Path, temporal: int) -> Trained | None:
     """What the weights in a model folder were trained with: those of a run of this project, of a saved pipeline, of an
     export or of an import whose origin is known; None where nothing says it.
     """
-    place, name = folder.resolve(), run_of_weights(folder, root)
-    if name is not None and place.name in RUN_FOLDERS and (root / places(name)[1] / MANIFEST).is_file():
+    place, name = folder.resolve(), _run_of(folder, root)
+    if name is not None and (root / places(name)[1] / MANIFEST).is_file():
         return trained_as(name, root)
     for file in (place / PIPELINE, place.parent / PIPELINE):
         if file.is_file() and "rollout" in (index := read_json(file)):
@@ -208,12 +208,18 @@ def trained_weights(folder: Path, root: Path, temporal: int) -> Trained | None:
     return None
 
 
+def _run_of(folder: Path, root: Path) -> str | None:
+    """The run that trained the weights in a folder of its checkpoints; None for others, a run's `init` among them."""
+    return run_of_weights(folder, root) if folder.name in RUN_FOLDERS else None
+
+
 def _of_origin(origin: Mapping[str, Any], root: Path) -> Trained | None:
     """From what import or export wrote beside weights."""
     sources = [str(origin.get("source", "")), str((origin.get("lora") or {}).get("source", ""))]
     for source in reversed(sources):  # an adapter was trained last
-        if source and (root / "results" / source / MANIFEST).is_file():
-            return trained_as(source, root)
+        run = _run_of(root / source, root) or run_name(source, root)
+        if source and (root / places(run)[1] / MANIFEST).is_file():
+            return trained_as(run, root)
         for name, trained in RELEASED.items():
             if name in source:
                 return trained

@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from harness.config.metrics import METRICS
+from harness.config.runs import AD_HOC
 from harness.errors import HarnessError
 from harness.reference.band import LEVEL, Band, bands
 from harness.reference.differences import Fact, differences
@@ -35,7 +36,7 @@ class Finding:
     twin: Run | None  # the reference run with the same seed and number of processes
     pair: Pair | None
     facts: tuple[Fact, ...]
-    evaluated: Evaluated | None  # None where the reference has no evaluation card
+    evaluated: Evaluated | None  # None where the reference has no card, or the run is not finished
 
     @property
     def differs(self) -> bool:
@@ -213,10 +214,8 @@ def _cards(finding: Finding) -> Iterator[str]:
     if found is None:
         return
     if found.absent:
-        yield (
-            f"The reference was evaluated, this run was not: `python -m harness evaluate {finding.run.name}`, then "
-            "compare again"
-        )
+        evaluate = f"`python -m harness evaluate {_evaluated_as(finding.run)}`"
+        yield f"The reference was evaluated, this run was not: {evaluate}, then compare again"
         return
     if found.unlike:
         yield f"The evaluation cards do not compare: their protocols differ in {', '.join(found.unlike)}"
@@ -228,6 +227,16 @@ def _cards(finding: Finding) -> Iterator[str]:
         band = "" if score.band is None else f"{score.band[0]:.4g} … {score.band[1]:.4g}"
         rows.append((METRICS[score.metric].label, f"{score.run:.4g}", each, band, "outside" if score.outside else ""))
     yield from _table(rows, whole=True)
+    if found.alone:
+        yield f"  on one side only, so not compared: {', '.join(METRICS[name].label for name in found.alone)}"
+    if found.without:
+        yield f"  of the reference, not evaluated: {', '.join(found.without)}"
+
+
+def _evaluated_as(run: Run) -> str:
+    """The name by which the verb `evaluate` knows a finished run."""
+    target = run.manifest.get("target", run.name)
+    return f"{AD_HOC}/{target}" if run.manifest.get("ad_hoc") else target
 
 
 def _facts(finding: Finding) -> Iterator[str]:
@@ -272,7 +281,8 @@ def _table(rows: Sequence[tuple[str, ...]], whole: bool = False) -> Iterator[str
 
 def main(argv: Sequence[str]) -> int:
     """`compare EXPERIMENT`: verdicts of an experiment → comparisons/EXPERIMENT. `compare RUN --to REFERENCE`: where a
-    run leaves the band of the reference's seeds, or parts from one other run, and what differs in settings, data, code.
+    run leaves the band of the reference's seeds, or parts from one other run; what differs in settings, data, code; and
+    the evaluation cards of both, on which the status does not depend.
     """
     parser = argparse.ArgumentParser(prog="python -m harness compare", description=main.__doc__)
     parser.add_argument(

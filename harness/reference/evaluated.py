@@ -51,13 +51,18 @@ class Score:
 
 @frozen(kw_only=True)
 class Evaluated:
-    """The scores of both sides; none where the cards do not compare: `unlike` are then the entries in which their
-    protocols differ; or where the run was not evaluated (`absent`).
+    """The scores of both sides. There are none where the cards do not compare (`unlike`: the entries in which their
+    protocols differ) or the run was not evaluated (`absent`).
+
+    alone     metrics that one side alone has
+    without   runs of the reference that were not evaluated
     """
 
     scores: tuple[Score, ...] = ()
     unlike: tuple[str, ...] = ()
     absent: bool = False
+    alone: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def evaluated(run: Run, reference: Sequence[Run]) -> Evaluated | None:
@@ -66,28 +71,34 @@ def evaluated(run: Run, reference: Sequence[Run]) -> Evaluated | None:
     Raises:
         HarnessError: a card is damaged.
     """
-    own = card_of(run)
-    others = [card for other in reference if (card := card_of(other)) is not None]
+    own, others = card_of(run), {other.name: card for other in reference if (card := card_of(other)) is not None}
     if not others or not run.manifest:
         return None
     if own is None:
         return Evaluated(absent=True)
-    protocol = own["protocol"]
-    keys = dict.fromkeys(key for card in (own, *others) for key in card["protocol"])
-    unlike = tuple(key for key in keys if any(card["protocol"].get(key) != protocol.get(key) for card in others))
+    protocol, theirs = own["protocol"], [card["protocol"] for card in others.values()]
+    keys = dict.fromkeys(key for each in (protocol, *theirs) for key in each)
+    unlike = tuple(key for key in keys if any(each.get(key) != protocol.get(key) for each in theirs))
     if unlike:
         return Evaluated(unlike=unlike)
-    model = MODEL[_method(run)]
-    metrics = [_values(card, model) for card in others]
-    scores = (
-        Score(metric=name, run=value, reference=tuple(values[name] for values in metrics if name in values))
-        for name, value in _values(own, model).items()
+    values = _values(own, run)
+    metrics = [_values(others[other.name], other) for other in reference if other.name in others]
+    scores = {
+        name: Score(metric=name, run=values[name], reference=tuple(each[name] for each in metrics if name in each))
+        for name in METRICS
+        if name in values and any(name in each for each in metrics)
+    }
+    return Evaluated(
+        scores=tuple(scores.values()),
+        alone=tuple(
+            name for name in METRICS if name not in scores and any(name in each for each in (values, *metrics))
+        ),
+        without=tuple(other.name for other in reference if other.name not in others),
     )
-    return Evaluated(scores=tuple(score for score in scores if score.reference))
 
 
 def card_of(run: Run) -> dict[str, Any] | None:
-    """The card of a run, declared or ad hoc; None where it was not evaluated, or has been trained again since.
+    """The card of a run; None where it was not evaluated, or where that of an ad hoc run is of an earlier one.
 
     Raises:
         HarnessError: the card is damaged.
@@ -111,7 +122,7 @@ def _method(run: Run) -> str:
     return str(run.manifest.get("config", {}).get("method"))
 
 
-def _values(card: dict[str, Any], model: str) -> dict[str, float]:
-    """The values of a model, in the order of `METRICS`."""
-    found = card["models"].get(model, {"metrics": {}})["metrics"]
-    return {name: found[name]["value"] for name in METRICS if name in found and found[name]["value"] is not None}
+def _values(card: dict[str, Any], run: Run) -> dict[str, float]:
+    """The values of the model that a run trained."""
+    metrics = card["models"][MODEL[_method(run)]]["metrics"]
+    return {name: estimate["value"] for name, estimate in metrics.items() if estimate["value"] is not None}

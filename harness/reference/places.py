@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.config.runs import AD_HOC
 from harness.errors import HarnessError
 from harness.reference.signals import HISTORY
 
-RESULTS, AD_HOC = Path("results"), Path("runs")
+RESULTS = Path("results")
 PREFIXES = ("experiments", "results", "checkpoints")
 
 

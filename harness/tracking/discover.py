@@ -55,7 +55,7 @@ def everything(root: Path) -> list[Request]:
 
 
 def chosen(requests: Sequence[Request], targets: Sequence[str]) -> list[Request]:
-    """Requests of the targets named (or of everything below them); all if none is named.
+    """Requests of the targets and ad hoc runs named (or of everything below them); all if none is named.
 
     Raises:
         HarnessError: a target has nothing to upload.
@@ -68,4 +68,4 @@ def chosen(requests: Sequence[Request], targets: Sequence[str]) -> list[Request]
 
 
 def _below(target: str, parent: str) -> bool:
-    return target == parent or target.startswith(parent.rstrip("/") + "/")
+    return target in (parent, f"{AD_HOC}/{parent}") or target.startswith(parent.rstrip("/") + "/")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from attrs import asdict, frozen
 
 from harness.config.load import split_target
-from harness.config.runs import evaluation_folder, is_ad_hoc, places, run_name
+from harness.config.runs import AD_HOC, evaluation_folder, is_ad_hoc, places, run_name
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.tracking.run_ids import compare_id, evaluate_id, train_id
@@ -89,7 +89,8 @@ def train_request(
     uses: Iterable[Path],
     is_ad_hoc: bool,
 ) -> Request:
-    """The request of a training run whose tables are in `folder`."""
+    """The request of a training run whose tables are in `folder`; `target`: of an ad hoc run its name alone."""
+    target = f"{AD_HOC}/{target}" if is_ad_hoc else target
     return Request(
         kind="train",
         target=target,
@@ -165,7 +166,7 @@ def evaluate_request(target: str, root: Path) -> Request:
     group, name = ("ad_hoc", f"{results.name}-s{config['seed']}") if ad_hoc else file_names(target)
     return Request(
         kind="evaluate",
-        target=results.name if ad_hoc else target,  # as its training is called
+        target=target,
         root=str(root.resolve()),
         folder=str(folder.resolve()),
         settings=settings(

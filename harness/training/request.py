@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from harness.config.load import split_target
+from harness.config.runs import AD_HOC
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
 
@@ -56,8 +57,8 @@ class Request:
             target=name,
             config=config,
             command=shlex.join(["composer", "harness/train.py", *words]),
-            checkpoints=Path("runs") / name / "checkpoints",
-            results=Path("runs") / name,
+            checkpoints=AD_HOC / name / "checkpoints",
+            results=AD_HOC / name,
             is_ad_hoc=True,
             group="ad_hoc",
             name=f"{name}-s{config.seed}",

@@ -399,7 +399,7 @@ def test_in_a_browser(built, long_built, tmp_path):
         try:
             found = json.loads(answers.get(timeout=120))
         except queue.Empty:
-            pytest.fail(f"the page did not answer in 120 s:\n{log.read_text(errors='replace')}")
+            pytest.fail(f"the page said nothing within 120 s:\n{log.read_text(errors='replace')}")
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
             browser.wait()

@@ -6,8 +6,9 @@ import pytest
 from harness.algorithms.updates import update_order
 from harness.config.documents import read_yaml
 from harness.config.explain import batch_splits, explain, main, undeclared
-from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target
+from harness.config.load import load_params, resolve_file, resolve_preset, resolve_target, to_dict
 from harness.errors import HarnessError
+from harness.io import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = list(load_params(ROOT / "params.yaml").raw["presets"])
@@ -65,8 +66,12 @@ def test_the_verb(project, monkeypatch, capsys):
     assert "cfg_scale 3" in capsys.readouterr().out
     with pytest.raises(HarnessError, match="did you mean"):
         main(["dmd.yaml", "dmd.cfg=3"])
-    with pytest.raises(HarnessError, match="declared whole"):
+    with pytest.raises(HarnessError, match="configured whole"):
         main(["teacher", "seed=1"])
+    config = to_dict(resolve_file("dmd.yaml", ["dmd.cfg_scale=7"]))
+    write_json(project / "runs/mine/manifest.json", {"config": config, "fingerprint": "f"})
+    assert main(["runs/mine"]) == 0
+    assert "cfg_scale 7" in capsys.readouterr().out
     assert main(["small", "--method", "sft", "sft.updates=7"]) == 0
     assert "7 of 64 clips" in capsys.readouterr().out
     assert main(["small"]) == 0

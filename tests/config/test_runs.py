@@ -20,7 +20,7 @@ def test_a_target_is_configured_as_declared(project, mine):
     found = find_run("trial/two/seed0", project)
     assert found.config == resolve_target("trial/two/seed0", project)
     assert (str(found.checkpoints), str(found.results)) == ("checkpoints/trial/two/seed0", "results/trial/two/seed0")
-    assert (found.evaluation, found.is_ad_hoc) == (found.results, False)
+    assert (found.evaluation, found.is_ad_hoc, found.fingerprint) == (found.results, False, None)
 
 
 @pytest.mark.parametrize("word", ["mine", "runs/mine", "runs/mine/", "./runs/mine"])
@@ -28,7 +28,7 @@ def test_an_ad_hoc_run_is_configured_as_its_manifest_says(project, mine, word):
     found = find_run(word, project)
     assert (found.name, found.config, found.config.dmd.cfg_scale) == ("runs/mine", mine, 7)
     assert (str(found.checkpoints), str(found.results)) == ("runs/mine/checkpoints", "runs/mine")
-    assert (str(found.evaluation), found.is_ad_hoc) == ("runs/mine/evaluation", True)
+    assert (str(found.evaluation), found.is_ad_hoc, found.fingerprint) == ("runs/mine/evaluation", True, "f" * 64)
     shutil.copytree(project / "runs/mine", project / "runs/other")
     (project / "params.yaml").unlink()  # it needs no declaration
     assert find_run("other", project).config == mine
@@ -51,14 +51,20 @@ def test_no_such_run(project, mine):
     with pytest.raises(HarnessError, match="nowhere") as refused:
         find_run("nowhere/two/seed0", project)
     assert "ad hoc" not in str(refused.value)
+    (project / "params.yaml").unlink()
+    with pytest.raises(HarnessError, match=r"params\.yaml") as refused:
+        find_run("teacher", project)
+    assert "ad hoc" not in str(refused.value)
+    with pytest.raises(HarnessError, match=r"^\"/elsewhere/run\" names no run"):
+        find_run("/elsewhere/run", project)
 
 
 def test_settings_of_another_version_are_named(project, mine):
-    write_json(project / "runs/mine/manifest.json", {"config": to_dict(mine) | {"gone": 1}})
-    with pytest.raises(HarnessError, match=r"runs/mine/manifest\.json: config\.gone: "):
+    write_json(project / "runs/mine/manifest.json", {"config": to_dict(mine) | {"gone": 1}, "fingerprint": "f"})
+    with pytest.raises(HarnessError, match=r"runs/mine/manifest\.json: config\.gone: (?s:.*)train it again"):
         find_run("mine", project)
     write_json(project / "runs/mine/manifest.json", {})
-    with pytest.raises(HarnessError, match=r"runs/mine/manifest\.json: has no config"):
+    with pytest.raises(HarnessError, match=r"runs/mine/manifest\.json: has no config, fingerprint"):
         find_run("mine", project)
 
 

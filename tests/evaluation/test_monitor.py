@@ -17,12 +17,15 @@ from harness.io import write_json
 from harness.models.checkpoint import load_model
 from harness.models.codec import from_pixels
 
+OF_RUN = ("evaluate_frames", "captions_with", "frames")
 
-def monitor_of(root, target: str, evaluate_frames: int | None = None, captions_with: str | None = None, **changes):
+
+def monitor_of(root, target: str, **changes):
+    """A target's monitor; changes are of the section `monitor`, or `OF_RUN`."""
     run = resolve_target(target, root)
-    monitor = evolve(run.monitor, **changes)
+    of_run = {name: changes.pop(name) for name in OF_RUN if name in changes}
     return build_monitor(
-        evolve(run, monitor=monitor, evaluate_frames=evaluate_frames, captions_with=captions_with),
+        evolve(run, monitor=evolve(run.monitor, **changes), **of_run),
         data_folder=root / "data/encoded",
         evaluators_folder=root / "checkpoints/evaluators",
         encoders_folder=root / "checkpoints/encoders",
@@ -243,6 +246,13 @@ def test_without_an_image_or_a_teachers_card_their_metrics_are_left_out(root, tm
     measured = monitor(load_model(root / "checkpoints/toy/low/seed0/model"))
     assert measured.pop("static_collapse") == pytest.approx(2 * values["late_motion"])
     assert measured == values  # a card of the teacher changes no other number
+
+
+def test_short_clips_are_compared_with_real_clips_as_short(root):
+    monitor = monitor_of(root, "toy/low/seed0", frames=2)
+    assert monitor.reference.measured.brightness.shape[1] == 5
+    values = monitor(load_model(root / "checkpoints/toy/low/seed0/model"))
+    assert all(math.isfinite(value) for value in values.values())
 
 
 def test_a_teacher_in_training_is_not_measured_against_its_earlier_self(root, tmp_path):

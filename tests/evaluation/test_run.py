@@ -9,12 +9,14 @@ import yaml
 from attrs import evolve
 from PIL import Image
 
-from harness.config.load import resolve_target
+from harness.config.load import load_params, resolve_target
 from harness.config.metrics import AGAINST_TEACHER, METRICS, OF_IMAGES, OF_LONG_CLIPS
+from harness.config.runs import find_run
 from harness.data.encode import encode
 from harness.data.mds import CLIP_COLUMNS, iter_samples, write_mds
 from harness.errors import HarnessError
 from harness.evaluation import run as module
+from harness.evaluation.evaluators import load_evaluators
 from harness.evaluation.fit_evaluators import main as fit
 from harness.evaluation.prompts import fixed_prompts
 from harness.evaluation.run import entries, evaluate, switched_prompts
@@ -195,6 +197,24 @@ def test_an_ad_hoc_run_is_evaluated_as_it_was_trained(ad_hoc, cards):
     for model in card["models"].values():
         assert all((ad_hoc / "runs/mine/evaluation" / clip).is_file() for clip in model["clips"])
     assert not (ad_hoc / "results").exists()
+
+
+def test_a_run_of_shorter_clips_is_compared_with_real_clips_as_short(ad_hoc, tmp_path, cards):
+    for part in ("params.yaml", "data", "checkpoints", "experiments"):
+        (tmp_path / part).symlink_to(ad_hoc / part)
+    shutil.copytree(ad_hoc / "runs/mine", tmp_path / "runs/short")
+    manifest = read_json(tmp_path / "runs/short/manifest.json")
+    write_json(tmp_path / "runs/short/manifest.json", manifest | {"config": manifest["config"] | {"frames": 2}})
+    card = evaluate("short", tmp_path)
+    assert (card["protocol"]["frames"], cards["toy/low/seed0"]["protocol"]["frames"]) == (5, 9)
+    for model in card["models"].values():
+        assert {len(curve) for curve in model["by_frame"].values()} == {5}
+    run = find_run("short", tmp_path).config
+    params = load_params(tmp_path / "params.yaml")
+    bench = module.build_bench(run, params, load_evaluators(tmp_path / "checkpoints/evaluators"), tmp_path)
+    reference, _ = module.test_reference(bench, tmp_path / "data/clips", tmp_path / run.data)
+    assert reference.measured.brightness.shape[1] == 5
+    assert all(outcome.shown[0].shape[0] == 5 for *_, outcome in module.real_outcomes(bench, tmp_path / "data/clips"))
 
 
 def test_samplers_of_a_bidirectional_student(root):

@@ -112,15 +112,22 @@ def test_the_card_says_what_it_is_and_where_it_is_from(project, layout):
 
 def test_targets_folders_and_ad_hoc_runs_are_found(project, monkeypatch):
     make_diffusers(project / "runs/mine/checkpoints/model", random_state(T2V), T2V)
-    write_json(project / "runs/mine/manifest.json", {"target": "mine"})
+    manifest = {"target": "mine", "ad_hoc": True, "fingerprint": "f"}
+    write_json(project / "runs/mine/manifest.json", manifest)
+    write_json(project / "runs/mine/evaluation/cards.json", CARDS | {"run": "f"})
     make_diffusers(project / "checkpoints" / TARGET / "init", random_state(T2V), T2V)
     for what in (TARGET, f"checkpoints/{TARGET}", f"checkpoints/{TARGET}/model"):
         found = find(what, project)
         assert found.folder == project / "checkpoints" / TARGET / "model"
         assert found.provenance.manifest == MANIFEST
         assert found.provenance.cards == CARDS
-    assert find("runs/mine/checkpoints/model", project).provenance.name == "mine"
-    assert find("runs/mine/checkpoints", project).provenance.manifest == {"target": "mine"}
+    for what in ("mine", "runs/mine", "runs/mine/checkpoints", "runs/mine/checkpoints/model"):
+        found = find(what, project)
+        assert found.folder == project / "runs/mine/checkpoints/model"
+        assert (found.provenance.name, found.provenance.manifest) == ("mine", manifest)
+        assert found.provenance.cards == CARDS | {"run": "f"}
+    write_json(project / "runs/mine/evaluation/cards.json", CARDS | {"run": "of an earlier one"})
+    assert find("mine", project).provenance.cards is None
     init = find(f"checkpoints/{TARGET}/init", project).provenance
     assert (init.name, init.manifest, init.cards) == ("init", None, None)
     with pytest.raises(HarnessError, match=r"no model at .*checkpoints/clam or"):

@@ -137,3 +137,11 @@ def test_an_export_is_known_by_its_run(tmp_path):
     known = trained_weights(tmp_path / "exported", tmp_path, 4)
     assert known is not None
     assert known.rollout.context_sigma == 0.1
+    write_json(tmp_path / "runs/mine/manifest.json", {"config": config(frames=12)})
+    for source in ("mine", "runs/mine", "runs/mine/checkpoints/model"):
+        write_json(tmp_path / "exported/origin.json", {"source": source})
+        known = trained_weights(tmp_path / "exported", tmp_path, 4)
+        assert known is not None
+        assert known.frames == 12
+    write_json(tmp_path / "exported/origin.json", {"source": "runs/mine/checkpoints/init"})
+    assert trained_weights(tmp_path / "exported", tmp_path, 4) is None

@@ -24,13 +24,14 @@ def judged(arm):
     for seed, fvd in enumerate((30.0, 32.0, 34.0)):
         write_json(arm / f"results/x/a/seed{seed}/cards.json", card(fvd, identity=1.0, recall=0.5))
     folder = write_run(arm / "runs/mine", seed=7)
-    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"fingerprint": "f"})
+    own = {"fingerprint": "f", "target": "mine", "ad_hoc": True}
+    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | own)
     write_json(folder / "evaluation/cards.json", card(35.0, run="f", identity=0.95))
     return arm
 
 
 def both(root):
-    runs = [read_run(root / f"results/x/a/seed{seed}", "x") for seed in range(3)]
+    runs = [read_run(root / f"results/x/a/seed{seed}", f"x/a/seed{seed}") for seed in range(3)]
     return evaluated(read_run(root / "runs/mine", "mine"), runs)
 
 
@@ -58,6 +59,25 @@ def test_what_is_said(judged, capsys):
     assert "Identity kept over frames 0.95 1, 1, 1 0.98 … 1.02 outside" in lines
 
 
+def test_what_one_side_alone_has_is_said(judged, capsys):
+    (judged / "results/x/a/seed1/cards.json").unlink()
+    main(["mine", "--to", "x/a"])
+    text = capsys.readouterr().out
+    assert "on one side only, so not compared: Recall\n" in text
+    assert "of the reference, not evaluated: results/x/a/seed1\n" in text
+
+
+def test_runs_of_other_methods_are_compared_by_what_each_trained(judged):
+    for seed in range(3):
+        folder = judged / f"results/x/a/seed{seed}"
+        theirs = card(40.0 + seed)
+        names = ("causal_sft", "causal_sft_euler", "causal_sft_cfg")
+        write_json(folder / "cards.json", theirs | {"models": dict.fromkeys(names, theirs["models"]["student"])})
+        manifest = read_json(folder / "manifest.json")
+        write_json(folder / "manifest.json", manifest | {"config": manifest["config"] | {"method": "causal_sft"}})
+    assert both(judged).scores[0].reference == (40.0, 41.0, 42.0)
+
+
 def test_cards_of_another_protocol_do_not_compare(judged, capsys):
     write_json(judged / "runs/mine/evaluation/cards.json", card(5.0, run="f", protocol=PROTOCOL | {"clips": 8}))
     assert (both(judged).scores, both(judged).unlike) == ((), ("clips",))
@@ -71,7 +91,7 @@ def test_a_run_that_was_not_evaluated_since_it_was_trained(judged, stale, capsys
     write_json(path, card(5.0, run="of an earlier one")) if stale else path.unlink()
     assert card_of(read_run(judged / "runs/mine", "mine")) is None
     main(["mine", "--to", "x/a"])
-    assert "this run was not: `python -m harness evaluate mine`" in capsys.readouterr().out
+    assert "this run was not: `python -m harness evaluate runs/mine`" in capsys.readouterr().out
 
 
 def test_nothing_is_said_where_the_reference_has_no_cards_or_the_run_goes_on(judged):

@@ -6,7 +6,7 @@ from small_project import EXPERIMENT, fingerprint
 from harness.errors import HarnessError
 from harness.io import read_json, write_json
 from harness.tracking import requests
-from harness.tracking.discover import everything
+from harness.tracking.discover import chosen, everything
 from harness.tracking.requests import Request
 
 TARGET = f"{EXPERIMENT}/first/seed1"
@@ -59,6 +59,7 @@ def test_an_ad_hoc_run_says_so_and_claims_nothing_of_dvc(project):
         is_ad_hoc=True,
     )
     assert request.settings["tags"] == ["p" * 64, "sft", "seed3", "ad_hoc"]
+    assert request.target == request.settings["config"]["target"] == "runs/x"
     assert (request.makes, request.proof, request.uses) == (None, None, ("/elsewhere/data",))
 
 
@@ -92,12 +93,19 @@ def test_the_evaluation_of_an_ad_hoc_run(ad_hoc):
     for name in ("mine", "runs/mine"):
         request = requests.evaluate_request(name, ad_hoc)
         s = request.settings
-        assert (request.target, s["group"], s["name"]) == ("mine", "ad_hoc", "mine-s1-evaluate")
+        assert (request.target, s["group"], s["name"]) == ("runs/mine", "ad_hoc", "mine-s1-evaluate")
+        assert s["config"]["target"] == "runs/mine"
         assert s["tags"][-1] == "ad_hoc"
         assert (request.makes, request.proof) == (None, None)
         assert not any("mine" in path for path in request.uses)
+        assert requests.evaluate_request(request.target, ad_hoc) == request  # as the mirror makes it again
         assert request.folder.endswith("runs/mine/evaluation")
     assert request in everything(ad_hoc)
+    for name in ("mine", "runs/mine"):
+        assert chosen(everything(ad_hoc), [name]) == [request]
+    (ad_hoc / "runs/mine").rename(ad_hoc / "runs/teacher")
+    request = requests.evaluate_request("runs/teacher", ad_hoc)
+    assert requests.evaluate_request(request.target, ad_hoc) == request  # and not the declared teacher's
 
 
 def test_the_card_of_an_earlier_ad_hoc_run_is_refused(ad_hoc, capsys):
@@ -105,7 +113,8 @@ def test_the_card_of_an_earlier_ad_hoc_run_is_refused(ad_hoc, capsys):
     write_json(path, read_json(path) | {"run": "e" * 64})
     with pytest.raises(HarnessError, match=r"cards\.json: is of an earlier run; .*evaluate runs/mine"):
         requests.evaluate_request("mine", ad_hoc)
-    assert all(request.target != "mine" for request in everything(ad_hoc))
+    assert all(request.target != "runs/mine" for request in everything(ad_hoc))
+    assert "W&B: left out: " in capsys.readouterr().err
 
 
 def test_another_card_is_another_run(project):
