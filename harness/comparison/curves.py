@@ -11,7 +11,8 @@ from attrs import frozen
 from harness.comparison.results import Result, Results, Row
 
 Axis = Literal["teraflops", "device_seconds"]
-AXES: tuple[Axis, ...] = ("teraflops", "device_seconds")
+STOPWATCH: Axis = "device_seconds"  # another number on every machine and every day
+AXES: tuple[Axis, ...] = ("teraflops", STOPWATCH)
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from harness.comparison.curves import AXES, Curve, by_seed, common_budget
+from harness.comparison.curves import AXES, STOPWATCH, Curve, by_seed, common_budget
 from harness.comparison.declaration import BASELINES, Declaration, Hypothesis
 from harness.comparison.results import Result, Results
 from harness.comparison.statistics import (
@@ -217,13 +217,23 @@ def _why_unmeasured(curve: Curve, axis: str, budget: float, metric: str) -> str:
     return f"arm {curve.arm}, seed {curve.seed} has no reading of {metric} at a cost of {budget:.3g}"
 
 
-def _add_verdicts(claims: Sequence[Claim], confidence: float) -> None:
-    """Adjust the p values of all claims together, whatever their axis, and write each verdict under
-    `entry["on"][axis]`.
+def adjust(p_values: Sequence[float | None], timed: Sequence[bool]) -> tuple[list[float | None], int]:
+    """The p values of all claims adjusted together, whatever their axis, and how many tests that are.
+
+    Claims on measured seconds (`timed`) count for the others, but do not rank among them: a stopwatch must not decide
+    what is found at equal updates or equal compute.
     """
+    counted = [None if of_stopwatch else p for p, of_stopwatch in zip(p_values, timed)]
+    seconds = sum(timed)
+    together, apart = holm(p_values), holm(counted, others=seconds)
+    adjusted = [a if of_stopwatch else b for a, b, of_stopwatch in zip(together, apart, timed)]
+    return adjusted, sum(p is not None for p in counted) + seconds
+
+
+def _add_verdicts(claims: Sequence[Claim], confidence: float) -> None:
+    """Write the verdict of each claim under `entry["on"][axis]`."""
     p_values = [t_test_p(claim.evidence.gains) for claim in claims]
-    adjusted = holm(p_values)
-    family = sum(p is not None for p in p_values)
+    adjusted, family = adjust(p_values, [claim.axis == STOPWATCH for claim in claims])
     for claim, p, p_adjusted in zip(claims, p_values, adjusted):
         entry, e = claim.entry, claim.evidence
         if e.missing:

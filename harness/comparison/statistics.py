@@ -94,13 +94,17 @@ def smallest_sign_flip_p(n: int) -> float:
     return min(1.0, 2.0 / 2**n)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment (1979) against any false claim among the tests. None stays None, uncounted."""
+def holm(p_values: Sequence[float | None], others: int = 0) -> list[float | None]:
+    """Holm's step-down adjustment (1979) against any false claim among the tests. None stays None, uncounted.
+
+    `others` more tests of the family may have any p value: they count but do not rank, which adjusts by no less than if
+    they did.
+    """
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     running = 0.0
     for rank, (p, i) in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p))
+        running = max(running, min(1.0, (len(order) + others - rank) * p))
         adjusted[i] = running
     return adjusted
 

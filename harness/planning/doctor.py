@@ -255,12 +255,15 @@ def pipeline(answer: Mapping[str, Any], root: Path) -> Iterator[Finding]:
 
 @frozen
 class Aside:
-    """A check that runs in a process of its own: its command prints JSON, which `read` judges."""
+    """A check that runs in a process of its own: its command prints JSON, which `read` judges. Where all of `beside` is
+    in the checkout, it has to answer.
+    """
 
     name: str
     command: tuple[str, ...]
     read: Callable[[Mapping[str, Any], Path], Iterable[Finding]]
     remedy: str
+    beside: tuple[str, ...] = ()
 
 
 ASIDE = (
@@ -269,7 +272,9 @@ ASIDE = (
         "DVC",
         (sys.executable, "-m", "dvc", "status", "--json"),
         pipeline,
-        "`dvc doctor` says more; in a tree without git, `python -m harness repro` sets DVC up",
+        "`dvc status` says more, `git checkout` takes back a damaged file; in a tree without git, `python -m harness "
+        "repro` sets DVC up",
+        beside=(".git", "dvc.yaml"),
     ),
 )
 
@@ -316,7 +321,8 @@ def _end(aside: Aside, process: subprocess.Popen[str] | Exception, root: Path) -
     lines = [line for line in out.splitlines() if line.startswith(("{", "["))]
     if process.returncode or not lines:
         last = ([line.strip() for line in err.splitlines() if line.strip()] or ["no message"])[-1]
-        yield Finding("warning", aside.name, f"could not be asked: {last}", aside.remedy)
+        expected = aside.beside and all((root / path).exists() for path in aside.beside)
+        yield Finding("problem" if expected else "warning", aside.name, f"could not be asked: {last}", aside.remedy)
         return
     yield from aside.read(json.loads(lines[-1]), root)
 

@@ -1,8 +1,9 @@
 import pytest
 
 from harness.comparison.compare import compare
+from harness.comparison.curves import STOPWATCH
 from harness.comparison.declaration import load_declaration
-from harness.comparison.judge import gain, strongest_baseline
+from harness.comparison.judge import adjust, gain, strongest_baseline
 from harness.comparison.results import read_results
 
 NAME = "two_stage_vs_one_stage"
@@ -131,7 +132,24 @@ def test_p_values_are_adjusted_over_all_tests_of_the_experiment(world):
     assert len(tests) == 4 + 2  # four hypotheses at equal updates, one of them on both measured axes too
     smallest = min(tests, key=lambda on: on["p_t"])
     assert smallest["p_holm"] == pytest.approx(6 * smallest["p_t"])
-    assert sorted(tests, key=lambda on: on["p_t"]) == sorted(tests, key=lambda on: on["p_holm"])
+    assert all(6 * on["p_t"] >= on["p_holm"] >= on["p_t"] for on in tests)
+
+
+def test_a_stopwatch_decides_nothing_on_the_other_axes(world):
+    """The gain in seconds is made as sure or as doubtful as can be: nothing changes beside its own axis."""
+
+    def others():
+        return {
+            (name, axis): on for name, h in verdicts(world).items() for axis, on in h["on"].items() if axis != STOPWATCH
+        }
+
+    before, seconds = others(), verdicts(world)["two_stages_help"]["on"][STOPWATCH]["p_t"]
+    world.edit(f"{NAME}/two_stage/seed1/manifest.json", lambda m: m["parents"][1]["compute"].update(device_seconds=1e3))
+    assert verdicts(world)["two_stages_help"]["on"][STOPWATCH].get("p_t") != seconds
+    assert others() == before
+    p_values, timed = [0.012, 0.02, 0.3], [False, False, True]
+    assert len({adjust([*p_values[:2], p], timed)[0][0] for p in (1e-6, 0.011, 0.9, None)}) == 1
+    assert adjust(p_values, timed) == ([pytest.approx(0.036), pytest.approx(0.04), pytest.approx(0.3)], 3)
 
 
 def test_the_share_of_the_way_is_judged_on_both_axes(image_world):

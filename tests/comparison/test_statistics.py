@@ -67,6 +67,15 @@ def test_sign_flips_are_exact():
 def test_holm_known_example():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.02, None, 0.9]) == [pytest.approx(0.04), None, pytest.approx(0.9)]
+    assert holm([0.02, None, 0.3], others=1) == [pytest.approx(0.06), None, pytest.approx(0.6)]
+
+
+def test_tests_that_only_count_never_make_holm_bolder():
+    rng = random.Random(0)
+    for _ in range(200):
+        p_values = [rng.random() ** 3 for _ in range(6)]
+        whole = holm(p_values)[:4]
+        assert all(a >= b for a, b in zip(holm(p_values[:4], others=2), whole))
 
 
 @pytest.mark.parametrize(

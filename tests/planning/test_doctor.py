@@ -172,6 +172,17 @@ def test_every_check_is_on_its_own(folder, monkeypatch):
     assert found[4].remedy == "do this"
 
 
+def test_no_answer_is_a_problem_where_there_has_to_be_one(folder, monkeypatch):
+    broken = (sys.executable, "-c", "raise SystemExit('dvc.lock is corrupted')")
+    monkeypatch.setattr(doctor, "ASIDE", (Aside("DVC", broken, pipeline, "do this", beside=("here", "there")),))
+    (folder / "here").touch()
+    assert only(examine(folder, checks={})).status == "warning"
+    (folder / "there").touch()
+    found = only(examine(folder, checks={}))
+    assert (found.status, found.remedy) == ("problem", "do this")
+    assert "dvc.lock is corrupted" in found.text
+
+
 def test_nobody_is_waited_for_too_long(folder, monkeypatch):
     monkeypatch.setattr(doctor, "PATIENCE", 0.1)
     monkeypatch.setattr(doctor, "ASIDE", (aside("import time; time.sleep(60)"),))
