@@ -244,7 +244,7 @@ class Browser:
         return result["result"].get("value")
 
     async def until(self, code: str):
-        for _ in range(300):
+        for _ in range(900):  # a busy machine draws slowly
             if found := await self.value(code):
                 return found
             await asyncio.sleep(0.05)
