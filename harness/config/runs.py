@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -57,6 +59,13 @@ def evaluation_folder(name: str) -> Path:
     """
     results = places(name)[1]
     return results / EVALUATION if is_ad_hoc(name) else results
+
+
+def is_card_of(card: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a card is of the run with this manifest. Only the card of an ad hoc run can be of an earlier one; it says
+    which.
+    """
+    return card.get("run", manifest.get("fingerprint")) == manifest.get("fingerprint")
 
 
 def run_of_weights(folder: Path, root: Path) -> str | None:

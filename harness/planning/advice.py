@@ -8,6 +8,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from harness.config.documents import merge, nest
+from harness.config.load import structure, to_dict
+from harness.config.schema import RunConfig
 from harness.models.presets import MODELS
 from harness.planning.memory import gathered, held_throughout, moments
 from harness.planning.scene import Scene
@@ -35,10 +38,9 @@ class Change:
 
     def apply(self, scene: Scene) -> Scene:
         """The scene with the change."""
-        config = scene.config
-        for key, value in self.settings:
-            section, name = key.split(".")  # a key as it is typed, so that what is advised is what was tried
-            config = evolve(config, **{section: evolve(getattr(config, section), **{name: value})})
+        # By keys as they are typed and read as a file is, so that what is advised is what was tried.
+        changed = merge(to_dict(scene.config), nest(dict(self.settings)))
+        config = structure(RunConfig, changed, "advice") if self.settings else scene.config
         networks = scene.networks
         if self.teacher is not None:
             networks = tuple((r, shape if r == "generator" else MODELS[self.teacher]) for r, shape in networks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy.special import stdtrit
 
 from harness.comparison.cards import card_problems
 from harness.config.metrics import METRICS
-from harness.config.runs import EVALUATION
+from harness.config.runs import EVALUATION, is_card_of
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.reference.signals import Run
@@ -103,19 +102,13 @@ def card_of(run: Run) -> dict[str, Any] | None:
     Raises:
         HarnessError: the card is damaged.
     """
-    path = next((path for path in places(run.folder) if path.is_file()), None)
-    if path is None or _method(run) not in KINDS:
+    path = (run.folder / EVALUATION if run.manifest.get("ad_hoc") else run.folder) / CARD
+    if not path.is_file() or _method(run) not in KINDS:
         return None
     card = read_json(path)
     if problems := list(card_problems(card, KINDS[_method(run)])):
         raise HarnessError(f"{path}: {'; '.join(problems)}; evaluate the run again")
-    fingerprint = run.manifest.get("fingerprint")
-    return card if card.get("run", fingerprint) == fingerprint else None
-
-
-def places(folder: Path) -> tuple[Path, Path]:
-    """Where a run's card may be: beside its tables, or in a folder of its own."""
-    return folder / CARD, folder / EVALUATION / CARD
+    return card if is_card_of(card, run.manifest) else None
 
 
 def _method(run: Run) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from attrs import asdict, frozen
 
 from harness.config.load import split_target
-from harness.config.runs import AD_HOC, evaluation_folder, is_ad_hoc, places, run_name
+from harness.config.runs import AD_HOC, evaluation_folder, is_ad_hoc, is_card_of, places, run_name
 from harness.errors import HarnessError
 from harness.io import read_json
 from harness.tracking.run_ids import compare_id, evaluate_id, train_id
@@ -158,7 +158,7 @@ def evaluate_request(target: str, root: Path) -> Request:
     folder = root / evaluation_folder(target)
     manifest, card = read_json(root / results / "manifest.json"), read_json(folder / "cards.json")
     config, fingerprint = manifest["config"], manifest["fingerprint"]
-    if card.get("run", fingerprint) != fingerprint:
+    if not is_card_of(card, manifest):
         raise HarnessError(
             f"{folder / 'cards.json'}: is of an earlier run; run `python -m harness evaluate {target}` for this one"
         )

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from harness.config.load import resolve_file, resolve_target, to_dict
-from harness.config.runs import evaluation_folder, find_run, places, run_name, run_of_weights
+from harness.config.runs import evaluation_folder, find_run, is_card_of, places, run_name, run_of_weights
 from harness.errors import HarnessError
 from harness.io import write_json
 
@@ -75,3 +75,9 @@ def test_where_the_files_of_a_run_are(project, mine):
     assert run_of_weights(project / "runs/mine/evaluation/model", project) is None
     assert run_of_weights(project / "elsewhere/runs/mine/checkpoints/model", project) is None
     assert evaluation_folder("runs/mine") != evaluation_folder("mine")
+
+
+def test_whose_card_it_is():
+    assert is_card_of({"run": "f"}, {"fingerprint": "f"})
+    assert not is_card_of({"run": "of an earlier one"}, {"fingerprint": "f"})
+    assert is_card_of({}, {"fingerprint": "f"})  # DVC keeps a declared run's card beside its manifest
